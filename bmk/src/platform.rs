@@ -1,0 +1,69 @@
+//! What `bmk` asks of a platform (PC, Xen): the one place where the platform is chosen.
+
+use alloc::vec::Vec;
+
+/// A CPU as the platform numbers it (PC: the APIC identifier).
+pub type HardwareCpu = u32;
+
+/// A platform. Registered once by the kernel's entry point; calls come in the order of the methods.
+pub trait Platform: Sync {
+    /// Writes to the console, from the first instruction on and in a panic: no allocation, no sleeping.
+    fn console_write(&self, bytes: &[u8]);
+
+    /// Finds the machine's parts (ACPI tables, interrupt controllers) once memory works. On the boot CPU.
+    fn discover(&self, boot: &BootInformation);
+
+    /// Frequency of the time-stamp counter in Hz, from the best source there is; called once, after `discover`.
+    fn tsc_frequency(&self) -> u64;
+
+    /// Time of day from the hardware, nanoseconds since 1970.
+    fn realtime(&self) -> u64;
+
+    /// The machine's usable CPUs, the boot CPU first.
+    fn cpus(&self) -> Vec<HardwareCpu>;
+
+    /// Sets up the calling CPU's interrupt controller and timer.
+    fn initialise_cpu(&self);
+
+    /// Starts another CPU in real mode at the page `entry` (a physical address below 1 MiB).
+    fn start_cpu(&self, cpu: HardwareCpu, entry: u64);
+
+    /// Sends an interrupt to a CPU. Safe with interrupts disabled.
+    fn send_interrupt(&self, cpu: HardwareCpu, vector: u8);
+
+    /// Ends the interrupt in service on this CPU.
+    fn end_of_interrupt(&self);
+
+    /// Arms this CPU's one-shot timer to raise [`crate::platform::TIMER_VECTOR`] at a TSC value (at once if it
+    /// has passed); `u64::MAX` disarms it.
+    fn set_timer(&self, tsc: u64);
+
+    /// Starts drivers and console input, once threads run. In a thread of its own.
+    fn start_devices(&self);
+
+    /// Entropy: fills as much as the platform has; returns how many bytes.
+    fn entropy(&self, bytes: &mut [u8]) -> usize;
+
+    /// Ends the machine.
+    fn halt(&self, how: rumpuser::Halt) -> !;
+}
+
+/// The vector of the per-CPU timer.
+pub const TIMER_VECTOR: u8 = 0xf0;
+/// The vector of "look at your run queue and your pending TLB flushes".
+pub const WAKE_VECTOR: u8 = 0xf1;
+/// Spurious interrupts of the local APIC.
+pub const SPURIOUS_VECTOR: u8 = 0xff;
+/// Vectors that drivers get, first and last.
+pub const DEVICE_VECTORS: core::ops::RangeInclusive<u8> = 0x30..=0xef;
+
+/// What the boot loader said.
+#[derive(Debug, Clone, Default)]
+pub struct BootInformation {
+    /// Usable memory: (physical start, bytes), as the boot map has it.
+    pub memory: Vec<(u64, u64)>,
+    /// Physical address of the ACPI RSDP, if the loader gave it.
+    pub rsdp: Option<u64>,
+    /// The command line.
+    pub command_line: alloc::string::String,
+}

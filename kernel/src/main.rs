@@ -1,0 +1,2 @@
+//! The image kernel.
+fn main() {}

@@ -1,0 +1,156 @@
+//! What a platform offers to a device driver: registers, DMA memory, interrupts (NetBSD: rumpcomp_pci_*).
+
+use alloc::{boxed::Box, sync::Arc, vec::Vec};
+
+use crate::{Frame, OutOfMemory};
+
+/// An interrupt handler. Runs on the CPU that took the interrupt, with interrupts disabled: it must be
+/// short, must not sleep, and may take only locks of [`crate::sync::InterruptLock`].
+pub type InterruptHandler = Box<dyn Fn() + Send + Sync>;
+
+/// A mapped register window. Accesses are volatile and of the given width.
+#[derive(Debug, Clone, Copy)]
+pub struct Registers {
+    base: usize,
+    length: usize,
+}
+
+macro_rules! access {
+    ($($read:ident $write:ident $kind:ty;)*) => { $(
+        /// Reads a register. Panics if it is outside the window or misaligned.
+        pub fn $read(&self, offset: usize) -> $kind {
+            // SAFETY: `address` checked that the register is inside the mapped window and aligned.
+            unsafe { core::ptr::read_volatile(self.address(offset, size_of::<$kind>()) as *const $kind) }
+        }
+        /// Writes a register. Panics if it is outside the window or misaligned.
+        pub fn $write(&self, offset: usize, value: $kind) {
+            // SAFETY: as above.
+            unsafe { core::ptr::write_volatile(self.address(offset, size_of::<$kind>()) as *mut $kind, value) }
+        }
+    )* };
+}
+
+impl Registers {
+    /// A window at a mapped virtual address.
+    ///
+    /// # Safety
+    /// `base..base + length` is mapped, uncached where the device needs it, for as long as the machine runs.
+    pub unsafe fn new(base: usize, length: usize) -> Self {
+        Registers { base, length }
+    }
+
+    /// Bytes in the window.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether the window is empty.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// A part of the window; `None` if it isn't inside.
+    pub fn part(&self, offset: usize, length: usize) -> Option<Registers> {
+        (offset.checked_add(length)? <= self.length).then(|| Registers { base: self.base + offset, length })
+    }
+
+    fn address(&self, offset: usize, size: usize) -> usize {
+        assert!(offset + size <= self.length && (self.base + offset).is_multiple_of(size), "register {offset:#x} of {self:x?}");
+        self.base + offset
+    }
+
+    access! {
+        read8 write8 u8;
+        read16 write16 u16;
+        read32 write32 u32;
+        read64 write64 u64;
+    }
+}
+
+/// A PCI function (PCI Local Bus 3.0, PCI Express Base).
+pub trait PciDevice: Send + Sync {
+    /// (segment, bus, device, function).
+    fn location(&self) -> (u16, u8, u8, u8);
+    /// (vendor, device, subsystem vendor, subsystem device).
+    fn identifiers(&self) -> (u16, u16, u16, u16);
+    /// (base class, subclass, programming interface).
+    fn class(&self) -> (u8, u8, u8);
+    /// Reads 1, 2 or 4 bytes of configuration space.
+    fn config_read(&self, offset: u16, size: u8) -> u32;
+    /// Writes 1, 2 or 4 bytes of configuration space.
+    fn config_write(&self, offset: u16, size: u8, value: u32);
+    /// Offsets of the capabilities with this identifier, in list order.
+    fn capabilities(&self, identifier: u8) -> Vec<u16>;
+    /// Maps a memory BAR (0 to 5), uncached; `None` if it is absent, empty, or an I/O BAR.
+    fn map_bar(&self, bar: u8) -> Option<Registers>;
+    /// Turns on memory decoding and bus mastering.
+    fn enable(&self);
+    /// Turns on MSI-X with one vector per handler, vector `i` calling handler `i` on CPU `i % count`. Falls
+    /// back to MSI or the interrupt pin where there is one handler. Returns whether it worked.
+    fn establish_interrupts(&self, handlers: Vec<InterruptHandler>) -> bool;
+}
+
+/// A virtio-mmio device (virtio 1.2, section 4.2) that the platform found.
+pub trait MmioDevice: Send + Sync {
+    /// The register window.
+    fn registers(&self) -> Registers;
+    /// Connects the device's interrupt. Returns whether it worked.
+    fn establish_interrupt(&self, handler: InterruptHandler) -> bool;
+}
+
+/// A driver's look at a device: takes it (true) or leaves it for others.
+pub trait Driver: Send + Sync {
+    /// For messages.
+    fn name(&self) -> &'static str;
+    /// Called once for each PCI function that no driver took. Thread context.
+    fn attach_pci(&self, _device: &Arc<dyn PciDevice>) -> bool {
+        false
+    }
+    /// Called once for each virtio-mmio device that no driver took. Thread context.
+    fn attach_mmio(&self, _device: &Arc<dyn MmioDevice>) -> bool {
+        false
+    }
+}
+
+/// Physically contiguous memory that a device reads and writes, zeroed at first.
+pub struct DmaMemory {
+    frame: Frame,
+    pages: usize,
+}
+
+impl DmaMemory {
+    /// At least `bytes` bytes.
+    pub fn new(bytes: usize) -> Result<Self, OutOfMemory> {
+        let pages = bytes.div_ceil(crate::memory::PAGE_SIZE).next_power_of_two();
+        Ok(DmaMemory { frame: crate::rumpuser_frames_alloc(pages.trailing_zeros())?, pages })
+    }
+
+    /// The address to tell the device.
+    pub fn physical(&self) -> u64 {
+        self.frame.physical()
+    }
+
+    /// Bytes in the region.
+    pub fn len(&self) -> usize {
+        self.pages * crate::memory::PAGE_SIZE
+    }
+
+    /// Never: a region has a page at least.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// The memory as a register window: every access is volatile and checked.
+    pub fn registers(&self) -> Registers {
+        // SAFETY: the frames are mapped and stay allocated as long as `self`, which the driver keeps.
+        unsafe { Registers::new(crate::rumpuser_frame_address(self.frame) as usize, self.len()) }
+    }
+}
+
+impl Drop for DmaMemory {
+    fn drop(&mut self) {
+        for page in 0..self.pages as u64 {
+            crate::rumpuser_frame_release(Frame(self.frame.0 + page));
+        }
+    }
+}

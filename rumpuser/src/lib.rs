@@ -1,0 +1,231 @@
+//! The hypercall interface: everything a component may ask of the platform below it.
+//!
+//! A platform (`bmk` in a guest, [`host`] in unit tests) implements [`Hypercalls`] and exports it
+//! with [`provide!`]; the components call the functions below, which the linker binds directly, so a
+//! hypercall costs a function call (and, with LTO, often less). The names follow rumpuser(3).
+//!
+//! Times are nanoseconds. Monotonic time starts at boot; [`NEVER`] as a deadline means "no timeout".
+#![cfg_attr(not(feature = "host"), no_std)]
+#![allow(unsafe_code, reason = "declares and exports the symbols that bind components to a platform")]
+
+extern crate alloc;
+
+use alloc::{boxed::Box, string::String, sync::Arc};
+
+#[cfg(feature = "host")]
+pub mod host;
+pub mod device;
+pub mod memory;
+pub mod sync;
+pub mod user;
+
+pub use memory::{Frame, MemoryStatistics, Pmap, Protection};
+pub use user::{Trap, UserContext};
+
+/// A deadline that never comes.
+pub const NEVER: u64 = u64::MAX;
+
+/// The platform has no memory left for what was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutOfMemory;
+
+/// A set of CPUs, one bit each; CPU 0 is bit 0. The platform starts at most 64.
+pub type CpuSet = u64;
+
+/// How a new thread starts.
+pub struct ThreadSpec {
+    /// Shown in panics and by debuggers.
+    pub name: String,
+    /// The CPUs it may run on.
+    pub affinity: CpuSet,
+    /// What it runs; the thread ends when this returns.
+    pub main: Box<dyn FnOnce() + Send>,
+}
+
+/// A reference to a thread of the platform. Threads are preemptive and run on any CPU of their set.
+pub type Thread = Arc<dyn ThreadOperations>;
+
+/// What one thread may do to another.
+pub trait ThreadOperations: Send + Sync {
+    /// A number unique among the threads since boot.
+    fn id(&self) -> u64;
+    /// Makes the thread's present or next [`rumpuser_park`] return. Safe in interrupt handlers.
+    fn unpark(&self);
+    /// Sets the thread's interrupt flag, unparks it, and makes its
+    /// [`rumpuser_user_execute`] return [`Trap::Interrupted`] soon, on whichever CPU it runs.
+    fn interrupt(&self);
+    /// Restricts the thread to `set`; it moves at once if it runs elsewhere.
+    fn set_affinity(&self, set: CpuSet);
+    /// The CPUs the thread may run on.
+    fn affinity(&self) -> CpuSet;
+    /// Nice value, -20 (most CPU) to 19.
+    fn set_nice(&self, nice: i8);
+    /// CPU time used: (in user mode, in the kernel).
+    fn cpu_time(&self) -> (u64, u64);
+    /// The CPU that it runs on or last ran on.
+    fn cpu(&self) -> usize;
+}
+
+/// How an image ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Halt {
+    /// Power off; the status (0 to 255) is handed to the launcher.
+    PowerOff(u8),
+    /// Restart the machine.
+    Reboot,
+}
+
+/// Invokes `$callback!` with `$head` and the list of all hypercalls.
+///
+/// The list stands once; the trait, the imports and the exports are made from it, so the two sides of
+/// the interface cannot disagree.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! with_hypercalls {
+    ($callback:path, $($head:tt)*) => { $callback! { $($head)*;
+        // ---- threads and CPUs
+        /// Starts a thread.
+        fn rumpuser_thread_create(spec: $crate::ThreadSpec) -> Result<$crate::Thread, $crate::OutOfMemory>;
+        /// The calling thread.
+        fn rumpuser_thread_current() -> $crate::Thread;
+        /// Ends the calling thread without returning from its `main`; nothing on its stack is dropped.
+        fn rumpuser_thread_exit() -> !;
+        /// Sleeps until unparked or until the monotonic `deadline`. An unpark that came before makes it
+        /// return at once; it may also return for no reason. Must not be called in an interrupt
+        /// handler or with a spin lock held.
+        fn rumpuser_park(deadline: u64);
+        /// Lets other threads run.
+        fn rumpuser_yield();
+        /// The component's own pointer for this thread (NetBSD: the current LWP); null at first.
+        fn rumpuser_curlwp() -> *mut ();
+        /// Sets [`rumpuser_curlwp`] for the calling thread.
+        fn rumpuser_set_curlwp(lwp: *mut ());
+        /// Whether the calling thread's interrupt flag is set.
+        fn rumpuser_interrupted() -> bool;
+        /// Clears the calling thread's interrupt flag.
+        fn rumpuser_clear_interrupt();
+        /// Keeps the calling thread on its CPU and running, until the matching enable. Nests.
+        fn rumpuser_preempt_disable();
+        /// Ends [`rumpuser_preempt_disable`]; a pending reschedule happens here.
+        fn rumpuser_preempt_enable();
+        /// Disables interrupts on this CPU; returns what [`rumpuser_interrupts_restore`] takes.
+        fn rumpuser_interrupts_disable() -> usize;
+        /// Restores the interrupt state.
+        fn rumpuser_interrupts_restore(state: usize);
+        /// The calling CPU's number, 0 to count - 1. Stable only with preemption disabled.
+        fn rumpuser_cpu() -> usize;
+        /// How many CPUs run.
+        fn rumpuser_cpu_count() -> usize;
+        /// Time the CPU spent (in user mode, in the kernel, idle).
+        fn rumpuser_cpu_times(cpu: usize) -> (u64, u64, u64);
+        /// The CPU's name and frequency in kHz, for /proc/cpuinfo.
+        fn rumpuser_cpu_info() -> (alloc::string::String, u64);
+
+        // ---- time
+        /// Monotonic time since boot.
+        fn rumpuser_clock_monotonic() -> u64;
+        /// Time since 1970-01-01 00:00 UTC.
+        fn rumpuser_clock_realtime() -> u64;
+        /// Sets the real-time clock (not the hardware's).
+        fn rumpuser_clock_set_realtime(now: u64);
+        /// What the vDSO needs to compute the clocks without a system call; see [`user::ClockPage`].
+        fn rumpuser_clock_page() -> $crate::Frame;
+
+        // ---- memory
+        /// Allocates a zeroed 4 KiB frame with one reference.
+        fn rumpuser_frame_alloc() -> Result<$crate::Frame, $crate::OutOfMemory>;
+        /// Allocates a 4 KiB frame with one reference and undefined contents.
+        fn rumpuser_frame_alloc_uninitialised() -> Result<$crate::Frame, $crate::OutOfMemory>;
+        /// Allocates `1 << order` physically contiguous, naturally aligned, zeroed frames, each with one
+        /// reference; they may be freed one by one.
+        fn rumpuser_frames_alloc(order: u32) -> Result<$crate::Frame, $crate::OutOfMemory>;
+        /// Adds a reference. A no-op for frames outside the allocator (the baked image, devices).
+        fn rumpuser_frame_retain(frame: $crate::Frame);
+        /// Drops a reference; the last one frees the frame.
+        fn rumpuser_frame_release(frame: $crate::Frame);
+        /// How many references the frame has; `u32::MAX` for frames outside the allocator.
+        fn rumpuser_frame_references(frame: $crate::Frame) -> u32;
+        /// Where the kernel sees the frame's 4096 bytes.
+        fn rumpuser_frame_address(frame: $crate::Frame) -> *mut u8;
+        /// The frame behind an address from [`rumpuser_frame_address`] or inside the baked image.
+        fn rumpuser_frame_of(address: *const u8) -> $crate::Frame;
+        /// How much memory there is and how much is free.
+        fn rumpuser_memory_statistics() -> $crate::MemoryStatistics;
+        /// A new, empty user address space.
+        fn rumpuser_pmap_create() -> Result<alloc::sync::Arc<dyn $crate::Pmap>, $crate::OutOfMemory>;
+        /// Makes `pmap` the calling thread's address space (none: kernel only).
+        fn rumpuser_pmap_activate(pmap: Option<alloc::sync::Arc<dyn $crate::Pmap>>);
+
+        // ---- user mode
+        /// Runs user code from `context` in the calling thread's address space until it traps.
+        fn rumpuser_user_execute(context: &mut $crate::UserContext) -> $crate::Trap;
+        /// Copies from user memory; returns how many bytes at the end were not copied.
+        fn rumpuser_copyin(source: usize, destination: &mut [u8]) -> usize;
+        /// Copies to user memory; returns how many bytes at the end were not copied.
+        fn rumpuser_copyout(source: &[u8], destination: usize) -> usize;
+        /// Atomically loads an aligned `u32` from user memory.
+        fn rumpuser_user_load(address: usize) -> Result<u32, $crate::user::Fault>;
+        /// Atomically replaces `old` by `new` at an aligned user address; returns what was there.
+        fn rumpuser_user_compare_exchange(address: usize, old: u32, new: u32) -> Result<u32, $crate::user::Fault>;
+        /// Sets what resolves page faults taken by the four calls above: gets the address and whether
+        /// it was a write; returns whether to try again. Called in thread context, may sleep.
+        fn rumpuser_set_fault_handler(handler: fn(address: usize, write: bool) -> bool);
+        /// Writes the calling thread's extended state (XSAVE format, standard form) to `area`; returns
+        /// its length. With `area` too small (or empty), nothing is written.
+        fn rumpuser_extended_state_save(context: &mut $crate::UserContext, area: &mut [u8]) -> usize;
+        /// Loads the extended state that `save` wrote; sanitises what the CPU would refuse. An empty
+        /// `area` loads the initial state.
+        fn rumpuser_extended_state_load(context: &mut $crate::UserContext, area: &[u8]);
+
+        // ---- console, entropy, machine
+        /// Writes to the console.
+        fn rumpuser_console_write(bytes: &[u8]);
+        /// Sets who gets console input; called in thread context.
+        fn rumpuser_console_set_input(handler: fn(bytes: &[u8]));
+        /// Fills `bytes` from the platform's entropy source.
+        fn rumpuser_getrandom(bytes: &mut [u8]);
+        /// Sets who hears of an orderly stop (the power button); called in thread context.
+        fn rumpuser_set_stop_handler(handler: fn());
+        /// Ends the machine.
+        fn rumpuser_halt(how: $crate::Halt) -> !;
+    } };
+}
+
+
+macro_rules! declare {
+    (; $( $(#[$attribute:meta])* fn $name:ident ( $($argument:ident : $kind:ty),* ) $(-> $result:ty)? ; )*) => {
+        unsafe extern "Rust" {
+            $( $(#[$attribute])* pub safe fn $name($($argument: $kind),*) $(-> $result)?; )*
+        }
+
+        /// What a platform implements.
+        pub trait Hypercalls {
+            $( $(#[$attribute])* fn $name($($argument: $kind),*) $(-> $result)?; )*
+        }
+    };
+}
+with_hypercalls!(declare,);
+
+/// Exports an implementation of [`Hypercalls`] as the platform of this program: `provide!(Type);`.
+#[macro_export]
+macro_rules! provide {
+    ($platform:ty) => {
+        const _: () = {
+            extern crate alloc;
+            $crate::with_hypercalls!($crate::provide_symbols, $platform);
+        };
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! provide_symbols {
+    ($platform:ty; $( $(#[$attribute:meta])* fn $name:ident ( $($argument:ident : $kind:ty),* ) $(-> $result:ty)? ; )*) => {
+        $(
+            #[unsafe(no_mangle)]
+            extern "Rust" fn $name($($argument: $kind),*) $(-> $result)? {
+                <$platform as $crate::Hypercalls>::$name($($argument),*)
+            }
+        )*
+    };
+}
