@@ -13,6 +13,11 @@ pub trait Platform: Sync {
     /// Finds the machine's parts (ACPI tables, interrupt controllers) once memory works. On the boot CPU.
     fn discover(&self, boot: &BootInformation);
 
+    /// Text that the launcher adds to the command line by a way of the platform's own; called after `discover`.
+    fn command_line(&self) -> Option<alloc::string::String> {
+        None
+    }
+
     /// Frequency of the time-stamp counter in Hz, from the best source there is; called once, after `discover`.
     fn tsc_frequency(&self) -> u64;
 

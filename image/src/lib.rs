@@ -8,6 +8,7 @@
 extern crate alloc;
 
 pub mod config;
+pub mod machine;
 pub mod payload;
 pub mod rootfs;
 pub mod symbols;

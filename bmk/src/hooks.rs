@@ -1,0 +1,36 @@
+//! What the platform tells the components without knowing them: console input and the request to stop.
+
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+static INPUT: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+static STOP: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+
+/// Behind `rumpuser_console_set_input`.
+pub fn set_console_input(handler: fn(bytes: &[u8])) {
+    INPUT.store(handler as *mut (), Ordering::Release);
+}
+
+/// Behind `rumpuser_set_stop_handler`.
+pub fn set_stop_handler(handler: fn()) {
+    STOP.store(handler as *mut (), Ordering::Release);
+}
+
+/// Hands console input to the handler; lost if there is none yet. Thread context.
+pub fn console_input(bytes: &[u8]) {
+    let handler = INPUT.load(Ordering::Acquire);
+    if !handler.is_null() {
+        // SAFETY: only `set_console_input` stores here, and it stores a function of this type.
+        unsafe { core::mem::transmute::<*mut (), fn(&[u8])>(handler)(bytes) }
+    }
+}
+
+/// Asks for an orderly stop. Returns whether anyone listens. Thread context.
+pub fn stop() -> bool {
+    let handler = STOP.load(Ordering::Acquire);
+    if handler.is_null() {
+        return false;
+    }
+    // SAFETY: only `set_stop_handler` stores here, and it stores a function of this type.
+    unsafe { core::mem::transmute::<*mut (), fn()>(handler)() };
+    true
+}
