@@ -34,7 +34,13 @@ impl Status {
             Status::Reboot => b"reboot\n",
             Status::Exit(status) => {
                 let digits = [b'0' + status / 100, b'0' + status / 10 % 10, b'0' + status % 10];
-                let skip = if status >= 100 { 0 } else if status >= 10 { 1 } else { 2 };
+                let skip = if status >= 100 {
+                    0
+                } else if status >= 10 {
+                    1
+                } else {
+                    2
+                };
                 let line = b"exit ".iter().chain(&digits[skip..]).chain(b"\n");
                 let mut length = 0;
                 for (slot, byte) in buffer.iter_mut().zip(line) {

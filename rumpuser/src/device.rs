@@ -55,7 +55,10 @@ impl Registers {
     }
 
     fn address(&self, offset: usize, size: usize) -> usize {
-        assert!(offset + size <= self.length && (self.base + offset).is_multiple_of(size), "register {offset:#x} of {self:x?}");
+        assert!(
+            offset + size <= self.length && (self.base + offset).is_multiple_of(size),
+            "register {offset:#x} of {self:x?}"
+        );
         self.base + offset
     }
 

@@ -12,9 +12,9 @@ extern crate alloc;
 
 use alloc::{boxed::Box, string::String, sync::Arc};
 
+pub mod device;
 #[cfg(feature = "host")]
 pub mod host;
-pub mod device;
 pub mod memory;
 pub mod sync;
 pub mod user;
@@ -190,7 +190,6 @@ macro_rules! with_hypercalls {
         fn rumpuser_halt(how: $crate::Halt) -> !;
     } };
 }
-
 
 macro_rules! declare {
     (; $( $(#[$attribute:meta])* fn $name:ident ( $($argument:ident : $kind:ty),* ) $(-> $result:ty)? ; )*) => {

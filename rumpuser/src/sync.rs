@@ -149,8 +149,11 @@ pub struct RawSleep {
 // SAFETY: only the thread whose compare-exchange succeeded holds the lock.
 unsafe impl lock_api::RawMutex for RawSleep {
     #[allow(clippy::declare_interior_mutable_const, reason = "lock_api asks for it")]
-    const INIT: Self =
-        RawSleep { held: AtomicBool::new(false), waiting: AtomicU32::new(0), waiters: InterruptLock::new(VecDeque::new()) };
+    const INIT: Self = RawSleep {
+        held: AtomicBool::new(false),
+        waiting: AtomicU32::new(0),
+        waiters: InterruptLock::new(VecDeque::new()),
+    };
     type GuardMarker = lock_api::GuardSend;
 
     fn lock(&self) {

@@ -1,1 +1,4 @@
+//! Device nodes, terminals and block devices.
+#![no_std]
 
+extern crate alloc;

@@ -1,1 +1,12 @@
+//! Kernel services that every component shares: errors, waiting, user I/O, polling, virtual memory.
+#![no_std]
 
+extern crate alloc;
+
+pub mod errno;
+pub mod poll;
+pub mod uio;
+pub mod vm;
+pub mod wait;
+
+pub use errno::{Errno, Result};

@@ -1,1 +1,4 @@
+//! Sockets: the local (Unix) domain.
+#![no_std]
 
+extern crate alloc;

@@ -1,0 +1,263 @@
+//! Vnodes: the files of a file system, open or not.
+
+use alloc::{sync::Arc, vec::Vec};
+use core::any::Any;
+
+use rumpkern::{
+    Errno, Result,
+    uio::{Sink, Source},
+    vm::Pager,
+};
+
+use crate::file::{File, OpenFlags};
+
+/// File types, with their `S_IFMT` bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Kind {
+    /// A FIFO.
+    Fifo = 0o010_000,
+    /// A character device.
+    Character = 0o020_000,
+    /// A directory.
+    Directory = 0o040_000,
+    /// A block device.
+    Block = 0o060_000,
+    /// A regular file.
+    Regular = 0o100_000,
+    /// A symbolic link.
+    Symlink = 0o120_000,
+    /// A socket.
+    Socket = 0o140_000,
+}
+
+/// Nanoseconds since 1970; negative before.
+pub type Time = i64;
+
+/// What stat(2) tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attributes {
+    /// The file system's number (`st_dev`).
+    pub device: u64,
+    /// The inode number, unique in the file system.
+    pub inode: u64,
+    /// The type.
+    pub kind: Kind,
+    /// Permission bits, with set-user-ID, set-group-ID and sticky (0o7777).
+    pub permissions: u32,
+    /// Hard links.
+    pub links: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Device nodes: which device (Linux's encoding of major and minor).
+    pub rdev: u64,
+    /// Bytes.
+    pub size: u64,
+    /// 512-byte blocks in use.
+    pub blocks: u64,
+    /// Preferred I/O size.
+    pub block_size: u32,
+    /// Last access.
+    pub accessed: Time,
+    /// Last change of the data.
+    pub modified: Time,
+    /// Last change of the attributes.
+    pub changed: Time,
+    /// Creation.
+    pub born: Time,
+}
+
+/// Attributes to change; `None` leaves one as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "as in `Attributes`")]
+pub struct AttributeChanges {
+    pub permissions: Option<u32>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub size: Option<u64>,
+    pub accessed: Option<Time>,
+    pub modified: Option<Time>,
+}
+
+/// What to create in a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Creation<'a> {
+    /// The type.
+    pub kind: Kind,
+    /// Permission bits, the umask applied.
+    pub permissions: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Symbolic links: the target.
+    pub target: &'a [u8],
+    /// Device nodes: which device.
+    pub rdev: u64,
+}
+
+/// A name in a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirectoryEntry<'a> {
+    /// The name. "." and ".." are among the entries.
+    pub name: &'a [u8],
+    /// The inode number.
+    pub inode: u64,
+    /// The type.
+    pub kind: Kind,
+    /// Where to go on behind this entry.
+    pub next: u64,
+}
+
+/// What statfs(2) tells.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "as in statfs(2)")]
+pub struct Statistics {
+    pub magic: u64,
+    pub block_size: u64,
+    pub blocks: u64,
+    pub blocks_free: u64,
+    pub files: u64,
+    pub files_free: u64,
+    pub name_length: u64,
+    pub read_only: bool,
+}
+
+/// A file of a file system. Permissions are checked above, by whoever knows the caller. Names are single
+/// components, neither empty nor "." nor "..". Directory methods give ENOTDIR elsewhere.
+#[allow(unused_variables, reason = "the defaults ignore what they are given")]
+pub trait Vnode: Send + Sync + Any {
+    /// stat(2).
+    fn attributes(&self) -> Result<Attributes>;
+
+    /// The type, without the cost of the rest.
+    fn kind(&self) -> Kind;
+
+    /// chmod, chown, utimes, truncate.
+    fn set_attributes(&self, changes: &AttributeChanges) -> Result<()> {
+        Err(Errno::EROFS)
+    }
+
+    /// Finds a name in a directory.
+    fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Vnode>> {
+        Err(Errno::ENOTDIR)
+    }
+
+    /// The directory that this directory is in; a root gives itself (mounts are crossed above).
+    fn parent(&self) -> Result<Arc<dyn Vnode>> {
+        Err(Errno::ENOTDIR)
+    }
+
+    /// Creates a file. EEXIST if the name is taken.
+    fn create(&self, name: &[u8], creation: &Creation<'_>) -> Result<Arc<dyn Vnode>> {
+        Err(if self.kind() == Kind::Directory { Errno::EROFS } else { Errno::ENOTDIR })
+    }
+
+    /// Creates a file without a name (O_TMPFILE), which [`Vnode::link`] may name.
+    fn create_unnamed(&self, creation: &Creation<'_>) -> Result<Arc<dyn Vnode>> {
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// Adds a name for `target`, a file of the same file system.
+    fn link(&self, name: &[u8], target: &Arc<dyn Vnode>) -> Result<()> {
+        Err(if self.kind() == Kind::Directory { Errno::EROFS } else { Errno::ENOTDIR })
+    }
+
+    /// Removes a name; `directory`: of an empty directory (rmdir), otherwise of anything else (unlink).
+    fn remove(&self, name: &[u8], directory: bool) -> Result<()> {
+        Err(if self.kind() == Kind::Directory { Errno::EROFS } else { Errno::ENOTDIR })
+    }
+
+    /// Moves `name` to `new_name` in `new_directory` of the same file system, replacing what is there as
+    /// rename(2) says. `exchange` swaps the two (RENAME_EXCHANGE); `keep` fails with EEXIST instead of replacing
+    /// (RENAME_NOREPLACE).
+    fn rename(
+        &self,
+        name: &[u8],
+        new_directory: &Arc<dyn Vnode>,
+        new_name: &[u8],
+        keep: bool,
+        exchange: bool,
+    ) -> Result<()> {
+        Err(if self.kind() == Kind::Directory { Errno::EROFS } else { Errno::ENOTDIR })
+    }
+
+    /// Calls `visit` for the entries from `position` on (0 is the start), until it returns false. A position
+    /// stays valid while other entries come and go.
+    fn entries(&self, position: u64, visit: &mut dyn FnMut(DirectoryEntry<'_>) -> bool) -> Result<()> {
+        Err(Errno::ENOTDIR)
+    }
+
+    /// The target of a symbolic link.
+    fn read_link(&self) -> Result<Vec<u8>> {
+        Err(Errno::EINVAL)
+    }
+
+    /// Opens the file for I/O. The access mode was checked; CREATE, EXCLUSIVE and TRUNCATE were done.
+    fn open(self: Arc<Self>, flags: OpenFlags) -> Result<Arc<dyn File>>;
+
+    /// Reads from a regular file.
+    fn read_at(&self, offset: u64, sink: &mut Sink<'_>) -> Result<usize> {
+        Err(Errno::EINVAL)
+    }
+
+    /// Writes to a regular file, which grows as needed.
+    fn write_at(&self, offset: u64, source: &mut Source<'_>) -> Result<usize> {
+        Err(Errno::EINVAL)
+    }
+
+    /// fallocate(2): reserves (or with `punch`, zeroes) a range; `keep_size` leaves the size as it is.
+    fn allocate(&self, offset: u64, length: u64, punch: bool, keep_size: bool) -> Result<()> {
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// What mmap(2) maps.
+    fn pager(&self) -> Result<Arc<dyn Pager>> {
+        Err(Errno::ENODEV)
+    }
+
+    /// Makes the file durable.
+    fn sync(&self, data_only: bool) -> Result<()> {
+        Ok(())
+    }
+
+    /// An extended attribute.
+    fn get_xattr(&self, name: &[u8]) -> Result<Vec<u8>> {
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// Sets an extended attribute; `create`: must be new, `replace`: must exist.
+    fn set_xattr(&self, name: &[u8], value: &[u8], create: bool, replace: bool) -> Result<()> {
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// Removes an extended attribute.
+    fn remove_xattr(&self, name: &[u8]) -> Result<()> {
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// The names of the extended attributes.
+    fn list_xattrs(&self) -> Result<Vec<Vec<u8>>> {
+        Ok(Vec::new())
+    }
+
+    /// statfs(2) of the file system.
+    fn statistics(&self) -> Result<Statistics>;
+
+    /// The concrete type, for its own file system.
+    fn as_any(&self) -> &dyn Any;
+}
+
+/// A file system that can be mounted.
+pub trait FileSystem: Send + Sync {
+    /// Its name, as in /proc/mounts.
+    fn name(&self) -> &'static str;
+    /// Its root directory.
+    fn root(&self) -> Arc<dyn Vnode>;
+    /// Makes everything durable.
+    fn sync(&self) -> Result<()> {
+        Ok(())
+    }
+}
