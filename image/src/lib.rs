@@ -7,8 +7,13 @@
 
 extern crate alloc;
 
+pub mod command_line;
 pub mod config;
 pub mod machine;
 pub mod payload;
 pub mod rootfs;
 pub mod symbols;
+#[cfg(feature = "std")]
+pub mod tree;
+#[cfg(feature = "std")]
+pub mod writer;

@@ -55,6 +55,38 @@ pub enum Error {
     Truncated,
 }
 
+/// The start of a payload: everything in front of the root file system, which has `rootfs_length` bytes and
+/// follows it. Whole pages.
+#[cfg(feature = "std")]
+pub fn begin(
+    configuration: &crate::config::Configuration,
+    symbols: &[u8],
+    rootfs_length: u64,
+) -> Result<Vec<u8>, postcard::Error> {
+    let configuration = postcard::to_stdvec(configuration)?;
+    let section =
+        |offset: usize, length: u64| Section { offset: U64::new(offset as u64), length: U64::new(length) };
+    let configuration_at = size_of::<Header>();
+    // The symbol table is read as 32-bit words.
+    let symbols_at = (configuration_at + configuration.len()).next_multiple_of(8);
+    let rootfs_at = (symbols_at + symbols.len()).next_multiple_of(ALIGNMENT as usize);
+    let header = Header {
+        magic: MAGIC,
+        version: U32::new(VERSION),
+        reserved: U32::new(0),
+        length: U64::new(rootfs_at as u64 + rootfs_length),
+        configuration: section(configuration_at, configuration.len() as u64),
+        symbols: section(symbols_at, symbols.len() as u64),
+        rootfs: section(rootfs_at, rootfs_length),
+    };
+    let mut bytes = header.as_bytes().to_vec();
+    bytes.extend_from_slice(&configuration);
+    bytes.resize(symbols_at, 0);
+    bytes.extend_from_slice(symbols);
+    bytes.resize(rootfs_at, 0);
+    Ok(bytes)
+}
+
 /// A checked payload.
 #[derive(Debug, Clone, Copy)]
 pub struct Payload<'a> {
@@ -99,5 +131,27 @@ impl<'a> Payload<'a> {
     /// The root file system.
     pub fn rootfs(&self) -> &'a [u8] {
         self.section(self.header.rootfs).unwrap_or_default()
+    }
+}
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use super::*;
+    use crate::config::Configuration;
+
+    #[test]
+    fn reads_back() {
+        let configuration = Configuration { hostname: "baked".into(), ..Default::default() };
+        let mut bytes = begin(&configuration, b"symbols", 4096).expect("encode");
+        assert_eq!(bytes.len() % 4096, 0);
+        assert_eq!(Payload::parse(&bytes).err(), Some(Error::Truncated));
+        bytes.extend([7; 4096 + 100]);
+        let payload = Payload::parse(&bytes).expect("parse");
+        assert_eq!(payload.symbols(), b"symbols");
+        assert_eq!(payload.rootfs(), [7; 4096]);
+        assert_eq!(postcard::from_bytes::<Configuration>(payload.configuration()), Ok(configuration));
+        assert_eq!(Payload::parse(&[0; 200]).err(), Some(Error::Missing));
+        bytes[8] = 9;
+        assert_eq!(Payload::parse(&bytes).err(), Some(Error::Version(9)));
     }
 }
