@@ -2,7 +2,7 @@
 
 use core::ops::Range;
 
-use crate::{OutOfMemory, rumpuser_frame_address};
+use crate::{OutOfMemory, rumpuser_frame_address, rumpuser_frame_release};
 
 /// Bytes in a page, and in a frame.
 pub const PAGE_SIZE: usize = 4096;
@@ -92,12 +92,30 @@ bitflags::bitflags! {
 /// A user address space: a page table that holds one reference on each frame it maps. All methods may
 /// be called from any CPU; they flush every CPU that needs it before they return. Ranges are page-aligned
 /// and inside [`USER_END`]; unmapped pages in a range are skipped.
+///
+/// A page with an empty protection (`PROT_NONE`) keeps its frame, counts as mapped, and faults on any access.
 pub trait Pmap: Send + Sync {
-    /// Maps `frame` at `address`, taking over the caller's reference. What was mapped there is released.
+    /// Maps `frame` at `address`, taking over the caller's reference (also when it fails). What was mapped
+    /// there is released, after the flush.
     fn enter(&self, address: usize, frame: Frame, protection: Protection) -> Result<(), OutOfMemory>;
     /// As [`Pmap::enter`] for a naturally aligned run of 512 frames: one 2 MiB page, split when a part of it
-    /// is changed. Takes over one reference on each of the 512 frames.
+    /// is changed. Takes over one reference on each of the 512 frames (also when it fails).
     fn enter_large(&self, address: usize, frame: Frame, protection: Protection) -> Result<(), OutOfMemory>;
+    /// Maps `frames` at consecutive pages from `address` on, taking over one reference on each. Pages that
+    /// are mapped already stay as they are, and their new frames are released; so are all those that are
+    /// left when memory runs out.
+    fn enter_absent(&self, address: usize, frames: &[Frame], protection: Protection) -> Result<(), OutOfMemory> {
+        let mut result = Ok(());
+        for (page, &frame) in frames.iter().enumerate() {
+            let address = address + page * PAGE_SIZE;
+            if result.is_err() || self.query(address).is_some() {
+                rumpuser_frame_release(frame);
+            } else {
+                result = self.enter(address, frame, protection);
+            }
+        }
+        result
+    }
     /// What is mapped at the page of `address`.
     fn query(&self, address: usize) -> Option<(Frame, Protection)>;
     /// Unmaps, and releases the frames after the flush.
