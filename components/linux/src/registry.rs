@@ -1,0 +1,84 @@
+//! All processes and tasks by identifier.
+
+use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
+
+use rumpkern::{Errno, Result};
+use rumpuser::sync::{Mutex, RwLock};
+
+use crate::{process::Process, task::Task};
+
+/// Identifiers are smaller (PID_MAX_LIMIT).
+pub const PID_MAX: i32 = 4 << 20;
+
+static PROCESSES: RwLock<BTreeMap<i32, Arc<Process>>> = RwLock::new(BTreeMap::new());
+static TASKS: RwLock<BTreeMap<i32, Arc<Task>>> = RwLock::new(BTreeMap::new());
+static LAST: Mutex<i32> = Mutex::new(0);
+
+/// An identifier that no process, task, group or session has. EAGAIN if there is none.
+pub fn allocate() -> Result<i32> {
+    let mut last = LAST.lock();
+    let mut tries = 0;
+    loop {
+        let wraps = *last >= PID_MAX - 1;
+        *last = if wraps { 2 } else { *last + 1 };
+        let candidate = *last;
+        let processes = PROCESSES.read();
+        let taken = processes.contains_key(&candidate)
+            || TASKS.read().contains_key(&candidate)
+            || processes
+                .values()
+                .any(|process| process.group() == candidate || process.session() == candidate);
+        if !taken {
+            return Ok(candidate);
+        }
+        tries += 1;
+        if tries > 1 << 16 {
+            return Err(Errno::EAGAIN);
+        }
+    }
+}
+
+/// Adds a process.
+pub fn add_process(process: &Arc<Process>) {
+    PROCESSES.write().insert(process.pid(), process.clone());
+}
+
+/// Removes a process that was reaped.
+pub fn remove_process(pid: i32) {
+    PROCESSES.write().remove(&pid);
+}
+
+/// Adds a task.
+pub fn add_task(task: &Arc<Task>) {
+    TASKS.write().insert(task.tid(), task.clone());
+}
+
+/// Removes a task that has ended.
+pub fn remove_task(tid: i32) {
+    TASKS.write().remove(&tid);
+}
+
+/// The process with an identifier, zombies included.
+pub fn process(pid: i32) -> Option<Arc<Process>> {
+    PROCESSES.read().get(&pid).cloned()
+}
+
+/// The task with an identifier.
+pub fn task(tid: i32) -> Option<Arc<Task>> {
+    TASKS.read().get(&tid).cloned()
+}
+
+/// All processes in order of their identifiers.
+pub fn processes() -> Vec<Arc<Process>> {
+    PROCESSES.read().values().cloned().collect()
+}
+
+/// The processes of a group.
+pub fn group(group: i32) -> Vec<Arc<Process>> {
+    PROCESSES.read().values().filter(|process| process.group() == group).cloned().collect()
+}
+
+/// How many tasks there are.
+pub fn task_count() -> usize {
+    TASKS.read().len()
+}
