@@ -1,4 +1,16 @@
-//! Device nodes, terminals and block devices.
+//! Device nodes: memory devices, random numbers, terminals and pseudo-terminals, block devices.
+//!
+//! [`open`] gives the file behind a device number; [`nodes::populate`] fills a /dev.
 #![no_std]
 
 extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod memory;
+pub mod nodes;
+pub mod random;
+pub mod tty;
+mod user;
+
+pub use nodes::open;

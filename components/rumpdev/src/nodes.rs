@@ -1,0 +1,116 @@
+//! Device numbers: what opening a device node gives, and the nodes of /dev.
+
+use alloc::sync::Arc;
+
+use rumpkern::{Errno, Result};
+use rumpvfs::{
+    file::{File, OpenFlags},
+    vnode::{Creation, Kind, Vnode},
+};
+
+use crate::{
+    memory::{Full, Null, Zero},
+    random::Random,
+    tty::{self, CurrentTerminal, TtyFile},
+};
+
+/// Splits Linux's encoding of a device number into major and minor.
+pub fn split(rdev: u64) -> (u32, u32) {
+    let major = (rdev >> 8 & 0xfff) | (rdev >> 32 & 0xffff_f000);
+    let minor = (rdev & 0xff) | (rdev >> 12 & 0xffff_ff00);
+    (major as u32, minor as u32)
+}
+
+const fn device(major: u64, minor: u64) -> u64 {
+    major << 8 | minor
+}
+
+/// Opens the character device `rdev`. ENXIO if there is none of that number.
+pub fn open(rdev: u64, flags: OpenFlags) -> Result<Arc<dyn File>> {
+    Ok(match split(rdev) {
+        (1, 3) => Arc::new(Null),
+        (1, 5) => Arc::new(Zero),
+        (1, 7) => Arc::new(Full),
+        (1, 8 | 9) => Arc::new(Random),
+        (4, 0 | 1 | 64) => return TtyFile::open(&tty::console::console(), flags, true),
+        (5, 0) => return CurrentTerminal::open(flags),
+        (5, 1) => return TtyFile::open(&tty::console::console(), flags, false),
+        (5, 2) => return tty::open_master(),
+        (136, number) => return tty::open_slave(number, flags),
+        _ => return Err(Errno::ENXIO),
+    })
+}
+
+/// The character devices of /dev: name, device number, permissions.
+const CHARACTER_DEVICES: [(&[u8], u64, u32); 10] = [
+    (b"null", device(1, 3), 0o666),
+    (b"zero", device(1, 5), 0o666),
+    (b"full", device(1, 7), 0o666),
+    (b"random", device(1, 8), 0o666),
+    (b"urandom", device(1, 9), 0o666),
+    (b"tty", device(5, 0), 0o666),
+    (b"console", device(5, 1), 0o600),
+    (b"ptmx", device(5, 2), 0o666),
+    (b"ttyS0", device(4, 64), 0o620),
+    (b"tty0", device(4, 0), 0o620),
+];
+
+const LINKS: [(&[u8], &[u8]); 4] = [
+    (b"fd", b"/proc/self/fd"),
+    (b"stdin", b"/proc/self/fd/0"),
+    (b"stdout", b"/proc/self/fd/1"),
+    (b"stderr", b"/proc/self/fd/2"),
+];
+
+/// Mount points in /dev, with their permissions.
+const DIRECTORIES: [(&[u8], u32); 3] = [(b"pts", 0o755), (b"shm", 0o1777), (b"mqueue", 0o1777)];
+
+fn add(
+    directory: &Arc<dyn Vnode>,
+    name: &[u8],
+    kind: Kind,
+    permissions: u32,
+    rest: (&[u8], u64),
+) -> Result<()> {
+    let (target, rdev) = rest;
+    match directory.create(name, &Creation { kind, permissions, uid: 0, gid: 0, target, rdev }) {
+        Ok(_) | Err(Errno::EEXIST) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Fills a /dev; what is there already stays.
+pub fn populate(directory: &Arc<dyn Vnode>) -> Result<()> {
+    for (name, rdev, permissions) in CHARACTER_DEVICES {
+        add(directory, name, Kind::Character, permissions, (b"", rdev))?;
+    }
+    for (name, target) in LINKS {
+        add(directory, name, Kind::Symlink, 0o777, (target, 0))?;
+    }
+    for (name, permissions) in DIRECTORIES {
+        add(directory, name, Kind::Directory, permissions, (b"", 0))?;
+    }
+    Ok(())
+}
+
+/// Adds the node of a block device, whose driver registered it.
+pub fn add_block_device(directory: &Arc<dyn Vnode>, name: &[u8], rdev: u64) -> Result<()> {
+    add(directory, name, Kind::Block, 0o660, (b"", rdev))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_numbers_split_as_in_linux() {
+        assert_eq!(split(device(5, 1)), (5, 1));
+        assert_eq!(split(136 << 8 | 0x1 << 20 | 0x02), (136, 0x102));
+    }
+
+    #[test]
+    fn unknown_devices_have_no_file() {
+        assert!(matches!(open(device(77, 7), OpenFlags::default()), Err(Errno::ENXIO)));
+        assert!(open(device(1, 3), OpenFlags::default()).is_ok());
+    }
+}
