@@ -4,6 +4,7 @@
 extern crate alloc;
 
 pub mod errno;
+pub mod mappings;
 pub mod poll;
 pub mod uio;
 pub mod vm;

@@ -2,7 +2,7 @@
 
 use rumpuser::Frame;
 
-use crate::Result;
+use crate::{Result, mappings::Mappings};
 
 /// Something whose pages can be mapped: a file, a shared memory object.
 pub trait Pager: Send + Sync {
@@ -16,6 +16,12 @@ pub trait Pager: Send + Sync {
     fn contiguous(&self, index: u64) -> u64 {
         let _ = index;
         1
+    }
+
+    /// Where address spaces that map the object enter themselves, so that the pager can take pages back
+    /// (truncation). `None`: pages, once given, stay right for good.
+    fn mappings(&self) -> Option<&Mappings> {
+        None
     }
 
     /// Makes what was written durable (msync).

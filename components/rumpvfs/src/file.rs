@@ -79,7 +79,8 @@ pub trait File: Send + Sync + Any {
         Err(Errno::EINVAL)
     }
 
-    /// Writes at `offset` (APPEND: at the end, and the new end is then `*offset`). Returns the bytes written.
+    /// Writes at `*offset`, or at the end with APPEND. `*offset` is then the position behind what was written.
+    /// Returns the bytes written.
     fn write(&self, source: &mut Source<'_>, offset: &mut u64, flags: OpenFlags) -> Result<usize> {
         Err(Errno::EINVAL)
     }
@@ -133,6 +134,11 @@ pub trait File: Send + Sync + Any {
     /// The text of /proc/self/fd/N where there is no path: `pipe:[12]`.
     fn description(&self) -> alloc::string::String {
         alloc::string::String::from("anon_inode:[file]")
+    }
+
+    /// Where lseek(2) goes for SEEK_DATA (`hole` false) and SEEK_HOLE. ENXIO at or behind the end.
+    fn seek_data(&self, offset: u64, hole: bool) -> Result<u64> {
+        self.vnode().ok_or(Errno::ESPIPE)?.seek_data(offset, hole)
     }
 
     /// The last descriptor that refers to the open file was closed.

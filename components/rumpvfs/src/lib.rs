@@ -3,5 +3,15 @@
 
 extern crate alloc;
 
+pub mod access;
+pub mod change;
+pub mod dentry;
+pub mod device;
+pub mod fifo;
 pub mod file;
+pub mod mount;
+pub mod namei;
+pub mod names;
+pub mod open;
+pub mod pipe;
 pub mod vnode;

@@ -1,7 +1,10 @@
 //! Vnodes: the files of a file system, open or not.
 
 use alloc::{sync::Arc, vec::Vec};
-use core::any::Any;
+use core::{
+    any::Any,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use rumpkern::{
     Errno, Result,
@@ -9,7 +12,10 @@ use rumpkern::{
     vm::Pager,
 };
 
-use crate::file::{File, OpenFlags};
+use crate::{
+    file::{File, OpenFlags},
+    mount::Location,
+};
 
 /// File types, with their `S_IFMT` bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -29,6 +35,46 @@ pub enum Kind {
     Symlink = 0o120_000,
     /// A socket.
     Socket = 0o140_000,
+}
+
+impl Kind {
+    /// From `S_IFMT` bits.
+    pub fn from_mode(mode: u32) -> Option<Kind> {
+        Some(match mode & 0o170_000 {
+            0o010_000 => Kind::Fifo,
+            0o020_000 => Kind::Character,
+            0o040_000 => Kind::Directory,
+            0o060_000 => Kind::Block,
+            0o100_000 => Kind::Regular,
+            0o120_000 => Kind::Symlink,
+            0o140_000 => Kind::Socket,
+            _ => return None,
+        })
+    }
+}
+
+/// Linux's encoding of a device number (makedev(3)).
+pub fn device_number(major: u32, minor: u32) -> u64 {
+    let (major, minor) = (u64::from(major), u64::from(minor));
+    (major & 0xfff) << 8 | (major & !0xfff) << 32 | minor & 0xff | (minor & !0xff) << 12
+}
+
+/// The major and minor number in Linux's encoding.
+pub fn device_parts(device: u64) -> (u32, u32) {
+    let major = (device >> 8 & 0xfff) | (device >> 32 & !0xfff);
+    let minor = (device & 0xff) | (device >> 12 & 0xff_ff00);
+    (major as u32, minor as u32)
+}
+
+/// A device number for a file system that has no device (major 0).
+pub fn anonymous_device() -> u64 {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    device_number(0, NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// The time now, for the stamps of files.
+pub fn now() -> Time {
+    rumpuser::rumpuser_clock_realtime() as Time
 }
 
 /// Nanoseconds since 1970; negative before.
@@ -195,7 +241,13 @@ pub trait Vnode: Send + Sync + Any {
         Err(Errno::EINVAL)
     }
 
-    /// Opens the file for I/O. The access mode was checked; CREATE, EXCLUSIVE and TRUNCATE were done.
+    /// Where a link that is followed by more than its text leads (/proc/self/fd/1, /proc/self/exe); `None` for
+    /// other files.
+    fn jump(&self) -> Option<Result<Location>> {
+        None
+    }
+
+    /// Opens the file for I/O. Usually [`crate::open::open`], which knows the right kind of [`File`]. The access mode was checked; CREATE, EXCLUSIVE and TRUNCATE were done.
     fn open(self: Arc<Self>, flags: OpenFlags) -> Result<Arc<dyn File>>;
 
     /// Reads from a regular file.
@@ -208,6 +260,22 @@ pub trait Vnode: Send + Sync + Any {
         Err(Errno::EINVAL)
     }
 
+    /// Writes at the end, as one step; returns the bytes written and the new end.
+    fn append(&self, source: &mut Source<'_>) -> Result<(usize, u64)> {
+        let end = self.attributes()?.size;
+        let length = self.write_at(end, source)?;
+        Ok((length, end + length as u64))
+    }
+
+    /// As [`File::seek_data`]. The default knows no holes.
+    fn seek_data(&self, offset: u64, hole: bool) -> Result<u64> {
+        let size = self.attributes()?.size;
+        if offset >= size {
+            return Err(Errno::ENXIO);
+        }
+        Ok(if hole { size } else { offset })
+    }
+
     /// fallocate(2): reserves (or with `punch`, zeroes) a range; `keep_size` leaves the size as it is.
     fn allocate(&self, offset: u64, length: u64, punch: bool, keep_size: bool) -> Result<()> {
         Err(Errno::EOPNOTSUPP)
@@ -216,6 +284,16 @@ pub trait Vnode: Send + Sync + Any {
     /// What mmap(2) maps.
     fn pager(&self) -> Result<Arc<dyn Pager>> {
         Err(Errno::ENODEV)
+    }
+
+    /// The seals of a memory file (F_GET_SEALS).
+    fn seals(&self) -> Result<u32> {
+        Err(Errno::EINVAL)
+    }
+
+    /// Adds seals (F_ADD_SEALS).
+    fn add_seals(&self, seals: u32) -> Result<()> {
+        Err(Errno::EINVAL)
     }
 
     /// Makes the file durable.
@@ -256,6 +334,10 @@ pub trait FileSystem: Send + Sync {
     fn name(&self) -> &'static str;
     /// Its root directory.
     fn root(&self) -> Arc<dyn Vnode>;
+    /// Whether names come and go by themselves (/proc), so that the result of a lookup must not be kept.
+    fn volatile(&self) -> bool {
+        false
+    }
     /// Makes everything durable.
     fn sync(&self) -> Result<()> {
         Ok(())
