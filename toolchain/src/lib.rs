@@ -1,1 +1,20 @@
+//! What bakes, inspects and launches images: the library behind the command line.
+//!
+//! [`bake()`] follows programs ([`follow`], [`elf`]), packs a root file system ([`collect`], [`skeleton`]), builds
+//! the kernel ([`kernel`]) and writes an image ([`boot_elf`], [`disk`]); [`launch`] runs one.
 
+pub mod bake;
+pub mod boot_elf;
+pub mod collect;
+pub mod configs;
+pub mod elf;
+pub mod follow;
+pub mod kernel;
+pub mod launch;
+pub mod manifest;
+pub mod output;
+pub mod programs;
+pub mod report;
+pub mod skeleton;
+
+pub use image::{command_line::CommandLine, config::Configuration};

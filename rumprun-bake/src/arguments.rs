@@ -1,0 +1,268 @@
+//! The arguments, as typed.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use toolchain::{configs, launch};
+
+const EXAMPLES: &str = "\
+Examples:
+  rumprun-bake bake hw_direct hello.elf ./hello             bake a program you built
+  rumprun-bake hw_direct seq.elf seq -- 3                   the same in short, with an argument
+  rumprun-bake run seq.elf                                  boot it under QEMU
+  rumprun-bake run seq.elf --cpus 4 --memory 256M -- 1 5    other arguments for this run
+  rumprun-bake doctor                                       what this machine lacks
+
+Exit status: 0 success, 1 failure, 2 wrong usage. `run` has its own, see `rumprun-bake run --help`.";
+
+const BAKE_EXAMPLES: &str = "\
+PROGRAM is a path or a name in PATH. With blanks it is a command and split as a shell would.
+Between programs, `|` pipes one into the next, `&` starts the next at once, and without either the next
+starts when one has ended. Quote both for your shell.
+
+A program's interpreter and shared libraries are found as the dynamic loader finds them and go into the image,
+as do the interpreters of scripts. Other files it reads are yours to name, with --rootfs or --package.
+
+Examples:
+  rumprun-bake bake hw_direct shell.elf busybox -- sh
+  rumprun-bake bake hw_direct count.elf 'seq 3' '|' 'wc -l'
+  rumprun-bake bake hw_direct web.iso --format iso ./server --rootfs ./public:/srv/www --env PORT=80
+  rumprun-bake bake hw_direct py.elf /usr/bin/python3 --rootfs /usr/lib/python3.11:/usr/lib/python3.11 -- -V";
+
+const RUN_EXAMPLES: &str = "\
+Standard input is the guest's console, standard output what it prints. Ctrl-C or SIGTERM asks the guest to stop,
+once more kills it.
+
+Exit status: the program's own. 125: QEMU or the image could not be started. 126: the guest's kernel panicked.
+127: the guest ended without a status. 128+N: killed on signal N.
+
+Examples:
+  rumprun-bake run hello.elf
+  rumprun-bake run db.elf --disk data.img --cpus 2 --memory 1G
+  rumprun-bake run web.iso --firmware uefi
+  rumprun-bake run hello.elf --print-command";
+
+/// Bakes an application into a bootable, single-purpose SMP machine image.
+#[derive(Debug, Parser)]
+#[command(name = "rumprun-bake", version, about, after_help = EXAMPLES, max_term_width = 110)]
+pub struct Arguments {
+    /// Say only what went wrong.
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List the configurations.
+    List {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say what a configuration is for and what is in it.
+    Describe {
+        /// Its name.
+        config: String,
+    },
+    /// Bake programs into an image.
+    #[command(after_help = BAKE_EXAMPLES)]
+    Bake(BakeArguments),
+    /// Boot an image under QEMU and end as its program ends.
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(RunArguments),
+}
+
+#[derive(Debug, Args)]
+pub struct BakeArguments {
+    /// The configuration; `rumprun-bake list` shows them.
+    pub config: String,
+    /// Where the image goes.
+    pub output: PathBuf,
+    /// What runs, with `|` and `&` between.
+    #[arg(value_name = "PROGRAM")]
+    pub programs: Vec<OsString>,
+    /// Take in a folder, at AT in the image (at the root if not given).
+    #[arg(long, value_name = "DIR[:AT]")]
+    pub rootfs: Vec<OsString>,
+    /// Set a variable in the programs' environment.
+    #[arg(long = "env", value_name = "NAME=VALUE")]
+    pub environment: Vec<OsString>,
+    /// The image's kind.
+    #[arg(long, value_enum, default_value_t = FormatArgument::Elf)]
+    pub format: FormatArgument,
+    /// Say what is in the image as JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Arguments of the last program.
+    #[arg(last = true, value_name = "ARGS")]
+    pub arguments: Vec<OsString>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum FormatArgument {
+    /// For `-kernel` of QEMU and for Firecracker, Cloud Hypervisor, Xen PVH.
+    Elf,
+    /// A CD-ROM image for BIOS and UEFI.
+    Iso,
+    /// A disk image for BIOS and UEFI.
+    Raw,
+}
+
+impl From<FormatArgument> for toolchain::bake::Format {
+    fn from(format: FormatArgument) -> Self {
+        match format {
+            FormatArgument::Elf => Self::Elf,
+            FormatArgument::Iso => Self::Iso,
+            FormatArgument::Raw => Self::Raw,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    /// The image.
+    pub image: PathBuf,
+    /// CPUs.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=255))]
+    pub cpus: u32,
+    /// Memory, as 512M or 2G.
+    #[arg(long, default_value = "512M", value_parser = parse_size)]
+    pub memory: u64,
+    /// The accelerator; `auto` tries KVM once and remembers.
+    #[arg(long, value_enum, default_value_t = AcceleratorArgument::Auto)]
+    pub accel: AcceleratorArgument,
+    /// The machine; microvm for an ELF image without disks, otherwise q35.
+    #[arg(long, value_enum)]
+    pub machine: Option<MachineArgument>,
+    /// The firmware that starts an ISO or raw image.
+    #[arg(long, value_enum, default_value_t = FirmwareArgument::Bios)]
+    pub firmware: FirmwareArgument,
+    /// Attach a raw file as virtio disk; may be repeated.
+    #[arg(long = "disk", value_name = "FILE")]
+    pub disks: Vec<PathBuf>,
+    /// Set a variable in the programs' environment, for this run.
+    #[arg(long = "env", value_name = "NAME=VALUE")]
+    pub environment: Vec<OsString>,
+    /// Give QEMU one more word; may be repeated.
+    #[arg(long = "qemu", value_name = "WORD", allow_hyphen_values = true)]
+    pub extra: Vec<String>,
+    /// Print QEMU's command instead of running it.
+    #[arg(long)]
+    pub print_command: bool,
+    /// Arguments of the last program, instead of those it was baked with.
+    #[arg(last = true, value_name = "ARGS")]
+    pub arguments: Vec<OsString>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum AcceleratorArgument {
+    /// KVM if it works, otherwise TCG.
+    Auto,
+    /// KVM or failure.
+    Kvm,
+    /// QEMU's translator.
+    Tcg,
+}
+
+impl From<AcceleratorArgument> for launch::AcceleratorRequest {
+    fn from(argument: AcceleratorArgument) -> Self {
+        match argument {
+            AcceleratorArgument::Auto => Self::Auto,
+            AcceleratorArgument::Kvm => Self::Kvm,
+            AcceleratorArgument::Tcg => Self::Tcg,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum MachineArgument {
+    /// Small and quick, no PCI.
+    Microvm,
+    /// PC with PCI Express.
+    Q35,
+    /// PC of old.
+    Pc,
+}
+
+impl From<MachineArgument> for launch::Machine {
+    fn from(argument: MachineArgument) -> Self {
+        match argument {
+            MachineArgument::Microvm => Self::Microvm,
+            MachineArgument::Q35 => Self::Q35,
+            MachineArgument::Pc => Self::Pc,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum FirmwareArgument {
+    /// SeaBIOS.
+    Bios,
+    /// OVMF.
+    Uefi,
+}
+
+impl From<FirmwareArgument> for launch::Firmware {
+    fn from(argument: FirmwareArgument) -> Self {
+        match argument {
+            FirmwareArgument::Bios => Self::Bios,
+            FirmwareArgument::Uefi => Self::Uefi,
+        }
+    }
+}
+
+/// A size with a suffix.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|character: char| character.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" | "M" | "MB" | "MIB" => 20,
+        "K" | "KB" | "KIB" => 10,
+        "G" | "GB" | "GIB" => 30,
+        suffix => return Err(format!("`{suffix}` is not K, M or G")),
+    };
+    let number: u64 = digits.parse().map_err(|_| format!("`{digits}` is not a number"))?;
+    number.checked_mul(1 << shift).filter(|size| *size > 0).ok_or_else(|| "out of range".into())
+}
+
+/// Puts `bake` in front if the first word is a configuration.
+pub fn expand_shorthand(words: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut words: Vec<OsString> = words.collect();
+    let first = words.iter().skip(1).position(|word| !word.as_encoded_bytes().starts_with(b"-"));
+    if let Some(index) = first
+        && words[index + 1].to_str().is_some_and(|word| configs::find(word).is_ok())
+    {
+        words.insert(index + 1, "bake".into());
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(parse_size("16"), Ok(16 << 20));
+        assert_eq!(parse_size("8M"), Ok(8 << 20));
+        assert_eq!(parse_size("2g"), Ok(2 << 30));
+        assert!(parse_size("2X").is_err() && parse_size("").is_err() && parse_size("0").is_err());
+        assert!(parse_size("99999999999G").is_err());
+    }
+
+    #[test]
+    fn a_configuration_means_bake() {
+        let expand = |words: &[&str]| expand_shorthand(words.iter().map(OsString::from));
+        assert_eq!(expand(&["x", "hw_direct", "o", "p"])[1], "bake");
+        assert_eq!(expand(&["x", "-q", "hw_direct", "o", "p"])[2], "bake");
+        assert_eq!(expand(&["x", "run", "hw_direct"])[1], "run");
+    }
+}

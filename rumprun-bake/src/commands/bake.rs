@@ -1,0 +1,61 @@
+//! `bake`.
+
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::PathBuf, process::ExitCode};
+
+use anyhow::{Result, bail};
+use toolchain::{
+    bake::{self, BakeRequest, TreeRequest},
+    configs, programs,
+};
+
+use crate::{arguments::BakeArguments, progress::Progress};
+
+pub fn bake(arguments: &BakeArguments, progress: &Progress) -> Result<ExitCode> {
+    let words: Vec<Vec<u8>> =
+        arguments.programs.iter().map(|word| word.as_encoded_bytes().to_vec()).collect();
+    let is_file = |word: &[u8]| PathBuf::from(OsStr::from_bytes(word)).is_file();
+    let mut programs = programs::parse(&words, is_file)?;
+    if let Some(last) = programs.last_mut() {
+        last.words.extend(arguments.arguments.iter().map(|word| word.as_encoded_bytes().to_vec()));
+    }
+    let mut configuration = toolchain::Configuration::default();
+    for word in &arguments.environment {
+        configuration.environment.push(super::variable(word)?);
+    }
+    if programs.is_empty() && configuration.programs.is_empty() {
+        bail!(programs::Error::Empty);
+    }
+    let request = BakeRequest {
+        config: configs::find(&arguments.config)?,
+        output: arguments.output.clone(),
+        format: arguments.format.into(),
+        programs,
+        trees: arguments.rootfs.iter().map(|word| tree(word)).collect(),
+        configuration,
+    };
+    let manifest = bake::bake(&request, progress)?;
+    progress.finish();
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&manifest)?);
+    } else {
+        progress.say(&format!(
+            "{}: {} files, {} in the root file system, kernel {}",
+            arguments.output.display(),
+            manifest.rootfs.files,
+            crate::progress::size(manifest.rootfs.bytes),
+            crate::progress::size(manifest.kernel.bytes),
+        ));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads `DIR[:AT]`. A folder whose name has a colon is meant as it is.
+fn tree(word: &OsStr) -> TreeRequest {
+    let bytes = word.as_bytes();
+    let cut = bytes.iter().rposition(|&byte| byte == b':').filter(|_| !PathBuf::from(word).exists());
+    let (host, at) = match cut {
+        Some(cut) => (&bytes[..cut], &bytes[cut + 1..]),
+        None => (bytes, &b"/"[..]),
+    };
+    TreeRequest { host: PathBuf::from(OsStr::from_bytes(host)), at: at.to_vec() }
+}

@@ -1,0 +1,112 @@
+//! The command line for QEMU.
+
+use std::path::{Path, PathBuf};
+
+use image::machine;
+
+use super::{Accelerator, Error, Firmware, ImageKind, Machine, Options, QEMU};
+
+/// Files of a run, in its folder: the arguments for the guest, its status lines, QEMU's control socket.
+pub const ARGUMENTS: &str = "arguments";
+/// See [`ARGUMENTS`].
+pub const STATUS: &str = "status";
+/// See [`ARGUMENTS`].
+pub const CONTROL: &str = "control";
+
+/// Where distributions have UEFI firmware for QEMU.
+const UEFI_FIRMWARE: &[&str] = &[
+    "/usr/share/OVMF/OVMF_CODE_4M.fd",
+    "/usr/share/OVMF/OVMF_CODE.fd",
+    "/usr/share/edk2/x64/OVMF_CODE.4m.fd",
+    "/usr/share/edk2/ovmf/OVMF_CODE.fd",
+];
+
+/// The UEFI firmware of this host.
+pub fn uefi_firmware() -> Option<PathBuf> {
+    UEFI_FIRMWARE.iter().map(PathBuf::from).find(|path| path.exists())
+}
+
+/// A path in an option of QEMU, where commas separate.
+fn escaped(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
+/// The words, QEMU's name first.
+pub fn words(
+    options: &Options,
+    kind: ImageKind,
+    accelerator: Accelerator,
+    folder: &Path,
+) -> Result<Vec<String>, Error> {
+    let default = match kind {
+        ImageKind::Elf if options.disks.is_empty() => Machine::Microvm,
+        _ => Machine::Q35,
+    };
+    let machine = options.machine.unwrap_or(default);
+    if machine == Machine::Microvm && kind != ImageKind::Elf {
+        return Err(Error::Unsupported("microvm starts ELF images only: use --machine q35"));
+    }
+    if options.firmware == Firmware::Uefi && kind == ImageKind::Elf {
+        return Err(Error::Unsupported(
+            "an ELF image starts without firmware: bake with --format iso or raw for UEFI",
+        ));
+    }
+    let mut words: Vec<String> = Vec::new();
+    let mut add = |list: &[&str]| words.extend(list.iter().map(|word| (*word).to_string()));
+    add(&[QEMU, "-no-user-config", "-nodefaults", "-display", "none", "-no-reboot"]);
+    let machine_name = match machine {
+        Machine::Microvm => "microvm,pit=off,pic=off,rtc=on,auto-kernel-cmdline=off",
+        Machine::Q35 => "q35",
+        Machine::Pc => "pc",
+    };
+    add(&["-machine", machine_name]);
+    match accelerator {
+        Accelerator::Kvm => add(&["-accel", "kvm", "-cpu", "host"]),
+        Accelerator::Tcg => add(&["-accel", "tcg,thread=multi", "-cpu", "max"]),
+    }
+    let memory = options.memory.div_ceil(1 << 20);
+    add(&["-smp", &options.cpus.to_string(), "-m", &format!("{memory}M")]);
+    add(&["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console", "-monitor", "none"]);
+    let in_folder = |name| escaped(&folder.join(name));
+    add(&["-chardev", &format!("file,id=status,path={}", in_folder(STATUS))]);
+    add(&["-device", &format!("isa-debugcon,iobase={:#x},chardev=status", machine::STATUS_PORT)]);
+    add(&["-qmp", &format!("unix:{},server=on,wait=off", in_folder(CONTROL))]);
+    if options.command_line != Default::default() {
+        add(&["-fw_cfg", &format!("name={},file={}", machine::COMMAND_LINE_FILE, in_folder(ARGUMENTS))]);
+    }
+    if options.firmware == Firmware::Uefi {
+        let code = uefi_firmware().ok_or(Error::NoFirmware)?;
+        add(&["-drive", &format!("if=pflash,unit=0,format=raw,readonly=on,file={}", escaped(&code))]);
+    }
+    let image = escaped(&options.image);
+    match kind {
+        ImageKind::Elf => add(&["-kernel", &options.image.display().to_string()]),
+        ImageKind::Iso => add(&["-cdrom", &options.image.display().to_string(), "-boot", "d"]),
+        ImageKind::Disk => {
+            // The image's own disk comes last in the guest's order of disks.
+            add(&["-drive", &format!("if=none,id=image,format=raw,snapshot=on,file={image}")]);
+            add(&[
+                "-device",
+                if machine == Machine::Q35 {
+                    "ide-hd,drive=image,bootindex=0"
+                } else {
+                    "ide-hd,drive=image,bus=ide.0,bootindex=0"
+                },
+            ]);
+        }
+    }
+    for (index, disk) in options.disks.iter().enumerate() {
+        let bus = if machine == Machine::Microvm { "virtio-blk-device" } else { "virtio-blk-pci" };
+        add(&[
+            "-drive",
+            &format!("if=none,id=disk{index},format=raw,cache=writeback,file={}", escaped(disk)),
+        ]);
+        add(&["-device", &format!("{bus},drive=disk{index}")]);
+    }
+    // Entropy of the host.
+    if machine != Machine::Microvm {
+        add(&["-device", "virtio-rng-pci"]);
+    }
+    words.extend(options.extra.iter().cloned());
+    Ok(words)
+}

@@ -1,0 +1,64 @@
+//! Our standard input as the guest's console.
+
+use std::{
+    io::{self, IsTerminal, Read, Write},
+    process::ChildStdin,
+    thread,
+};
+
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+
+/// The end of input, to a terminal line discipline.
+const END_OF_INPUT: u8 = 4;
+
+/// Puts the terminal back as it was when dropped.
+#[derive(Debug)]
+pub struct Terminal {
+    saved: Option<Termios>,
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        if let Some(saved) = &self.saved {
+            let _ = tcsetattr(io::stdin(), OptionalActions::Drain, saved);
+        }
+    }
+}
+
+/// Copies standard input to the guest from now on, byte by byte on a terminal: the guest echoes and edits.
+pub fn forward(mut guest: ChildStdin) -> Terminal {
+    let mut terminal = Terminal { saved: None };
+    if io::stdin().is_terminal()
+        && let Ok(settings) = tcgetattr(io::stdin())
+    {
+        let mut raw = settings.clone();
+        // Signals stay with us: they are forwarded as an orderly stop.
+        raw.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO);
+        if tcsetattr(io::stdin(), OptionalActions::Now, &raw).is_ok() {
+            terminal.saved = Some(settings);
+        }
+    }
+    thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        let mut last = b'\n';
+        loop {
+            match io::stdin().lock().read(&mut buffer) {
+                Ok(0) => break,
+                Ok(length) => {
+                    last = buffer[length - 1];
+                    if guest.write_all(&buffer[..length]).and_then(|()| guest.flush()).is_err() {
+                        return;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        // In the middle of a line the first one only completes the line.
+        let ends: &[u8] = if last == b'\n' { &[END_OF_INPUT] } else { &[END_OF_INPUT; 2] };
+        let _ = guest.write_all(ends);
+        // The pipe stays open: QEMU treats its end as a hang-up of the console.
+        std::mem::forget(guest);
+    });
+    terminal
+}

@@ -1,0 +1,175 @@
+//! Runs an image under QEMU, so that it feels like running the program: input, output, exit status, signals.
+
+mod accelerator;
+mod command;
+mod console;
+mod kind;
+mod qmp;
+mod supervise;
+
+use std::{fs, io, path::PathBuf};
+
+pub use accelerator::{Accelerator, Choice, choose};
+use image::{command_line::CommandLine, machine};
+pub use kind::{ImageKind, detect};
+pub use supervise::{Outcome, run};
+
+/// The emulator.
+pub const QEMU: &str = "qemu-system-x86_64";
+
+/// The machine that QEMU is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Machine {
+    /// Small and quick to start, without PCI.
+    Microvm,
+    /// A PC with PCI Express.
+    Q35,
+    /// A PC of old.
+    Pc,
+}
+
+/// Firmware for images that bring a boot loader.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Firmware {
+    /// SeaBIOS.
+    #[default]
+    Bios,
+    /// OVMF.
+    Uefi,
+}
+
+/// Which accelerator is wanted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum AcceleratorRequest {
+    /// KVM if it works.
+    #[default]
+    Auto,
+    /// KVM.
+    Kvm,
+    /// QEMU's own translator.
+    Tcg,
+}
+
+/// What to run and how.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The image.
+    pub image: PathBuf,
+    /// CPUs.
+    pub cpus: u32,
+    /// Memory in bytes.
+    pub memory: u64,
+    /// The machine; chosen by the image if absent.
+    pub machine: Option<Machine>,
+    /// Firmware for ISO and raw images.
+    pub firmware: Firmware,
+    /// The accelerator.
+    pub accelerator: AcceleratorRequest,
+    /// Disks, as raw files.
+    pub disks: Vec<PathBuf>,
+    /// Words for QEMU, behind all others.
+    pub extra: Vec<String>,
+    /// Arguments and environment for this run.
+    pub command_line: CommandLine,
+}
+
+/// Why an image did not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The image can't be read.
+    #[error("{}: {source}", path.display())]
+    Image {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Not an image.
+    #[error("{}: not an image that rumprun-bake made (neither ELF, ISO nor disk)", .0.display())]
+    NotAnImage(PathBuf),
+    /// No disk file.
+    #[error("{path}: no such disk; make an empty one with: truncate -s 1G {path}")]
+    NoDisk {
+        /// Its path.
+        path: String,
+    },
+    /// A combination that doesn't exist.
+    #[error("{0}")]
+    Unsupported(&'static str),
+    /// Arguments too long.
+    #[error("the arguments take {0} bytes; {limit} is the most", limit = machine::COMMAND_LINE_LIMIT)]
+    Arguments(usize),
+    /// No emulator.
+    #[error(
+        "{QEMU} is not installed: apt install qemu-system-x86 (`rumprun-bake doctor` lists what is missing)"
+    )]
+    NoQemu,
+    /// No UEFI firmware.
+    #[error("no UEFI firmware: apt install ovmf")]
+    NoFirmware,
+    /// KVM was asked for and doesn't work.
+    #[error("KVM does not work here: {0}; use --accel tcg")]
+    NoKvm(String),
+    /// Something of the host.
+    #[error("{what}: {source}")]
+    Host {
+        /// What was being done.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// QEMU ended by itself.
+    #[error("QEMU failed ({status}){}", if message.is_empty() { String::new() } else { format!(":\n{message}") })]
+    Qemu {
+        /// How it ended.
+        status: String,
+        /// What it said.
+        message: String,
+    },
+}
+
+fn host_error(what: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::Host { what, source }
+}
+
+/// A command line for QEMU, and the files that it names.
+#[derive(Debug)]
+pub struct Plan {
+    /// The words, the program first.
+    pub words: Vec<String>,
+    /// Why this accelerator.
+    pub accelerator: Choice,
+    /// Holds the files of the run.
+    folder: tempfile::TempDir,
+}
+
+impl Plan {
+    /// Leaves the files that the command names, for whoever runs it by hand.
+    pub fn keep(self) {
+        let _ = self.folder.keep();
+    }
+}
+
+/// Decides the command line.
+pub fn plan(options: &Options) -> Result<Plan, Error> {
+    let image_error = |source| Error::Image { path: options.image.clone(), source };
+    let kind = detect(&options.image)
+        .map_err(image_error)?
+        .ok_or_else(|| Error::NotAnImage(options.image.clone()))?;
+    if let Some(disk) = options.disks.iter().find(|disk| !disk.exists()) {
+        return Err(Error::NoDisk { path: disk.display().to_string() });
+    }
+    let text = options.command_line.render();
+    if text.len() > machine::COMMAND_LINE_LIMIT {
+        return Err(Error::Arguments(text.len()));
+    }
+    let accelerator = choose(options.accelerator)?;
+    let folder = tempfile::Builder::new()
+        .prefix("rumprun-bake-")
+        .tempdir()
+        .map_err(host_error("cannot make a temporary folder"))?;
+    fs::write(folder.path().join(command::ARGUMENTS), &text)
+        .map_err(host_error("cannot write the arguments"))?;
+    let words = command::words(options, kind, accelerator.accelerator, folder.path())?;
+    Ok(Plan { words, accelerator, folder })
+}

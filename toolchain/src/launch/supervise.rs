@@ -1,0 +1,141 @@
+//! Watches over a running QEMU: forwards input and signals, and finds out how the machine ended.
+
+use std::{
+    fs,
+    io::{self, Read},
+    os::unix::process::CommandExt,
+    process::{Command, ExitStatus, Stdio},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use image::machine::Status;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+
+use super::{Error, Plan, command, console, host_error, qmp};
+use crate::report::Report;
+
+/// How long a guest that was asked to stop may take.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// A second signal this soon is an echo of the first (a terminal and a supervisor that both send one).
+const ECHO: Duration = Duration::from_millis(200);
+/// How much of QEMU's own messages is repeated when it fails.
+const MESSAGE_LIMIT: u64 = 64 << 10;
+/// Signals that ask for an end.
+const STOP_SIGNALS: [i32; 3] =
+    [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP];
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The program's exit status.
+    Exited(u8),
+    /// The guest asked for a restart.
+    Rebooted,
+    /// The kernel panicked; its console has the report.
+    Panicked,
+    /// The machine stopped without a status: a reset or a fault that the kernel could not report.
+    Vanished,
+    /// Killed on request, or because it did not stop when asked; the signal that asked.
+    Killed(i32),
+}
+
+enum Event {
+    Signal(i32),
+    Ended,
+}
+
+/// Runs a plan until the machine ends.
+pub fn run(plan: &Plan, report: &dyn Report) -> Result<Outcome, Error> {
+    let (sender, events) = mpsc::channel();
+    let mut signals =
+        signal_hook::iterator::Signals::new(STOP_SIGNALS).map_err(host_error("cannot catch signals"))?;
+    let signal_sender = sender.clone();
+    thread::spawn(move || {
+        for signal in signals.forever() {
+            if signal_sender.send(Event::Signal(signal)).is_err() {
+                break;
+            }
+        }
+    });
+
+    let folder = plan.folder.path();
+    let errors = fs::File::create(folder.join("errors"))
+        .map_err(host_error("cannot write to the temporary folder"))?;
+    let (program, arguments) = plan.words.split_first().ok_or(Error::NoQemu)?;
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stderr(errors)
+        // Signals of the terminal are ours to translate.
+        .process_group(0)
+        .spawn()
+        .map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => Error::NoQemu,
+            _ => Error::Host { what: "cannot start QEMU", source },
+        })?;
+    let terminal = child.stdin.take().map(console::forward);
+    let process = Pid::from_child(&child);
+    thread::spawn(move || {
+        // Leaves the child to be reaped below, so that its number stays its own until then.
+        let _ = waitid(WaitId::Pid(process), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+        let _ = sender.send(Event::Ended);
+    });
+
+    let mut asked: Option<(Instant, i32)> = None;
+    let mut killed = None;
+    loop {
+        let event = match asked {
+            Some((when, _)) if killed.is_none() => {
+                events.recv_timeout(STOP_LIMIT.saturating_sub(when.elapsed()))
+            }
+            _ => events.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected),
+        };
+        match (event, asked) {
+            (Ok(Event::Ended) | Err(mpsc::RecvTimeoutError::Disconnected), _) => break,
+            (Ok(Event::Signal(signal)), None) => {
+                asked = Some((Instant::now(), signal));
+                if qmp::power_down(&folder.join(command::CONTROL)).is_err() {
+                    killed = Some(signal);
+                    let _ = kill_process(process, Signal::KILL);
+                } else {
+                    report.detail("asked the guest to stop; a second signal kills it");
+                }
+            }
+            (Ok(Event::Signal(_)), Some((when, _))) if when.elapsed() < ECHO => {}
+            (_, Some((_, signal))) => {
+                killed = Some(signal);
+                let _ = kill_process(process, Signal::KILL);
+            }
+            (Err(mpsc::RecvTimeoutError::Timeout), None) => {}
+        }
+    }
+    let status = child.wait().map_err(host_error("cannot wait for QEMU"))?;
+    drop(terminal);
+    match killed {
+        Some(signal) => Ok(Outcome::Killed(signal)),
+        None => outcome(plan, status),
+    }
+}
+
+fn outcome(plan: &Plan, status: ExitStatus) -> Result<Outcome, Error> {
+    let text = fs::read_to_string(plan.folder.path().join(command::STATUS)).unwrap_or_default();
+    match text.lines().filter_map(Status::parse).next_back() {
+        Some(Status::Exit(status)) => return Ok(Outcome::Exited(status)),
+        Some(Status::Panic) => return Ok(Outcome::Panicked),
+        Some(Status::Reboot) => return Ok(Outcome::Rebooted),
+        None => {}
+    }
+    if status.success() {
+        return Ok(Outcome::Vanished);
+    }
+    let mut message = Vec::new();
+    if let Ok(file) = fs::File::open(plan.folder.path().join("errors")) {
+        let _ = file.take(MESSAGE_LIMIT).read_to_end(&mut message);
+    }
+    Err(Error::Qemu {
+        status: status.to_string(),
+        message: String::from_utf8_lossy(&message).trim_end().to_string(),
+    })
+}
