@@ -23,6 +23,7 @@ const MULTIBOOT_ALIGNMENT: usize = 8;
 const MULTIBOOT_MAGIC: [u8; 4] = 0xe852_50d6u32.to_le_bytes();
 /// Physical memory that is addressed from the kernel's top 2 GiB.
 const PHYSICAL_LIMIT: u64 = 2 << 30;
+const NOTE_ALIGNMENT: usize = 4;
 const HEADER: u64 = 64;
 const PROGRAM_HEADER: u64 = 56;
 
@@ -189,18 +190,10 @@ pub fn write<W: Write + Seek>(
         // Equal to the address modulo a page, as ELF wants.
         let skew = segment.physical_address.wrapping_sub(position) % FIRST_SEGMENT;
         pad(output, &mut position, skew)?;
-        rows.push(segment.row(elf::PT_LOAD, position));
+        rows.push(segment.row(position));
         output.write_all(&segment.bytes)?;
         position += segment.bytes.len() as u64;
     }
-    for note in &kernel.notes {
-        let skew = position.next_multiple_of(8) - position;
-        pad(output, &mut position, skew)?;
-        rows.push(note.row(elf::PT_NOTE, position));
-        output.write_all(&note.bytes)?;
-        position += note.bytes.len() as u64;
-    }
-
     let skew = position.next_multiple_of(payload::ALIGNMENT) - position;
     pad(output, &mut position, skew)?;
     let front = payload::begin(configuration, &kernel.symbols, rootfs.length())
@@ -228,18 +221,25 @@ pub fn write<W: Write + Seek>(
     position += length;
 
     let manifest = Manifest::new(configuration, kernel_facts(kernel), rootfs, rootfs_hash, address);
-    let note = manifest::note(&manifest);
+    // One segment has all notes, the boot notes first: loaders stop at the first that they know, and some look
+    // at one segment only, or beyond the end of one that has no note for them.
+    let mut notes: Vec<u8> = Vec::new();
+    for segment in &kernel.notes {
+        notes.extend_from_slice(&segment.bytes);
+        notes.resize(notes.len().next_multiple_of(NOTE_ALIGNMENT), 0);
+    }
+    notes.extend(manifest::note(&manifest));
     rows.push(Row {
         kind: elf::PT_NOTE,
         flags: elf::PF_R,
         offset: position,
         virtual_address: 0,
         physical_address: 0,
-        in_file: note.len() as u64,
-        in_memory: note.len() as u64,
-        alignment: 4,
+        in_file: notes.len() as u64,
+        in_memory: notes.len() as u64,
+        alignment: NOTE_ALIGNMENT as u64,
     });
-    output.write_all(&note)?;
+    output.write_all(&notes)?;
     output.seek(SeekFrom::Start(0))?;
     output.write_all(&headers(kernel.entry, &rows)?)?;
     output.seek(SeekFrom::End(0))?;
@@ -263,9 +263,9 @@ fn pad(output: &mut impl Write, position: &mut u64, count: u64) -> io::Result<()
 }
 
 impl Segment {
-    fn row(&self, kind: u32, offset: u64) -> Row {
+    fn row(&self, offset: u64) -> Row {
         Row {
-            kind,
+            kind: elf::PT_LOAD,
             flags: self.flags,
             offset,
             virtual_address: self.virtual_address,
