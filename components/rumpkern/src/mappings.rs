@@ -18,6 +18,9 @@ pub trait Mapping: Send + Sync {
     /// Pages that the program has privately copied stay if `keep_copies`. Called in thread context without
     /// locks of the pager.
     fn revoke(&self, pages: Range<u64>, keep_copies: bool);
+
+    /// Makes the next write to `pages` through a shared mapping ask the pager again, which marks them dirty.
+    fn write_protect(&self, pages: Range<u64>);
 }
 
 /// The address spaces that map one object. A pager that can lose pages owns one.
@@ -57,14 +60,22 @@ impl Mappings {
         self.count.load(Ordering::SeqCst) == 0
     }
 
-    /// Revokes `pages` everywhere.
+    fn live(&self) -> Vec<Arc<dyn Mapping>> {
+        if self.is_empty() { Vec::new() } else { self.list.lock().iter().filter_map(Weak::upgrade).collect() }
+    }
+
+    /// Revokes `pages` everywhere. To be called after the pager has changed its mind about them.
     pub fn revoke(&self, pages: Range<u64>, keep_copies: bool) {
-        if self.is_empty() {
-            return;
-        }
-        let list: Vec<_> = self.list.lock().iter().filter_map(Weak::upgrade).collect();
-        for mapping in list {
+        for mapping in self.live() {
             mapping.revoke(pages.clone(), keep_copies);
+        }
+    }
+
+    /// Makes the next write to `pages` through any shared mapping ask the pager again. For a pager that writes
+    /// dirty pages out: first mark them clean, then call this, then write.
+    pub fn write_protect(&self, pages: Range<u64>) {
+        for mapping in self.live() {
+            mapping.write_protect(pages.clone());
         }
     }
 }

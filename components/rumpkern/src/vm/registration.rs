@@ -1,0 +1,83 @@
+//! How a pager reaches the address spaces that map it.
+
+use alloc::sync::{Arc, Weak};
+use core::{ops::Range, sync::atomic::Ordering};
+
+use rumpuser::{Protection, rumpuser_frame_references};
+
+use super::{
+    Space,
+    entry::{Backing, Entry},
+};
+use crate::mappings::Mapping;
+
+/// That a space maps an object: held by the entries, entered in the object's list.
+pub(super) struct Registration {
+    space: Weak<Space>,
+    identity: usize,
+}
+
+impl Mapping for Registration {
+    fn revoke(&self, pages: Range<u64>, keep_copies: bool) {
+        if let Some(space) = self.space.upgrade() {
+            space.revoke(self.identity, pages, keep_copies);
+        }
+    }
+
+    fn write_protect(&self, pages: Range<u64>) {
+        if let Some(space) = self.space.upgrade() {
+            space.write_protect(self.identity, pages);
+        }
+    }
+}
+
+impl Space {
+    /// Tells the pager of an entry that this space maps its pages.
+    pub(super) fn register(&self, entry: &mut Entry) {
+        if let Backing::Pager { pager, .. } = &entry.backing
+            && let Some(mappings) = pager.mappings()
+        {
+            let registration =
+                Arc::new(Registration { space: self.this.clone(), identity: pager.identity() });
+            let mapping: Arc<dyn Mapping> = registration.clone();
+            mappings.add(&mapping);
+            entry.registration = Some(registration);
+        }
+    }
+
+    /// Unmaps what shows `pages` of the object `identity`. No fault is under way meanwhile, so that none can
+    /// enter what the pager gave before it changed its mind.
+    fn revoke(&self, identity: usize, pages: Range<u64>, keep_copies: bool) {
+        let contents = self.map.write();
+        for (start, entry) in contents.map.iter() {
+            let Some(range) = entry.addresses_of(start, identity, &pages) else { continue };
+            if entry.shared() || !keep_copies || !entry.copied.load(Ordering::Relaxed) {
+                self.remove_pages(range);
+                continue;
+            }
+            // Which pages are copies is not recorded, but those outside the allocator are not; old contents of
+            // others may stay in a private mapping.
+            let mut originals = alloc::vec::Vec::new();
+            self.pmap.for_each(range, &mut |address, frame, _| {
+                if rumpuser_frame_references(frame) == u32::MAX {
+                    originals.push(address);
+                }
+            });
+            for address in originals {
+                self.remove_pages(address..address + rumpuser::memory::PAGE_SIZE);
+            }
+        }
+    }
+
+    fn write_protect(&self, identity: usize, pages: Range<u64>) {
+        let contents = self.map.write();
+        for (start, entry) in contents.map.iter() {
+            if entry.shared()
+                && entry.protection.contains(Protection::WRITE)
+                && let Some(range) = entry.addresses_of(start, identity, &pages)
+            {
+                self.pmap.protect(range, entry.protection - Protection::WRITE);
+            }
+        }
+    }
+}
