@@ -14,4 +14,5 @@ pub mod namei;
 pub mod names;
 pub mod open;
 pub mod pipe;
+pub mod tmpfs;
 pub mod vnode;
