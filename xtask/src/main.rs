@@ -1,1 +1,53 @@
-fn main() {}
+//! The developer's commands. They drive `rumprun-bake` and cargo; the work itself is in the libraries.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod bench;
+mod demo;
+mod host;
+mod peer;
+mod test;
+
+/// Developer commands of rumprun-bake.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Bake Debian's python3, boot it on 2 CPUs, and show what came of it.
+    Demo,
+    /// Run every test: formatting, lints, unit tests, and the tests that boot images.
+    Test {
+        /// Only tests whose name contains this.
+        filter: Option<String>,
+    },
+    /// Measure beside a Linux guest, in one run; writes a table, JSON and SVG to target/bench.
+    Bench {
+        /// Measure only the figures whose name contains this.
+        filter: Option<String>,
+    },
+    /// Check formatting and lints.
+    Lint,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Demo => demo::run(),
+        Command::Test { filter } => test::run(filter.as_deref()),
+        Command::Bench { filter } => bench::run(filter.as_deref()),
+        Command::Lint => test::lint(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

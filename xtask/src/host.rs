@@ -1,0 +1,114 @@
+//! The host: the checkout, commands, Debian packages, and the `rumprun-bake` built from this checkout.
+
+use std::{
+    env,
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+
+/// What the demo boots with.
+pub const DEMO_PACKAGES: &[&str] = &["qemu-system-x86", "python3"];
+
+/// What the tests use besides: programs to bake, tools that make and check disks, firmware, a second emulator.
+pub const TEST_PACKAGES: &[&str] = &[
+    "bochs",
+    "bochsbios",
+    "busybox-static",
+    "e2fsprogs",
+    "golang-go",
+    "grub-common",
+    "grub-efi-amd64-bin",
+    "grub-pc-bin",
+    "mtools",
+    "musl-tools",
+    "ovmf",
+    "perl",
+    "sqlite3",
+    "stress-ng",
+    "vgabios",
+    "xorriso",
+];
+
+/// The top folder of the checkout.
+pub fn checkout() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is in a folder of the checkout")
+}
+
+/// Cargo's target folder.
+pub fn target() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| checkout().join("target"), PathBuf::from)
+}
+
+/// Cargo, in the checkout.
+pub fn cargo<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(checkout());
+    command
+}
+
+/// Runs a command; an error names it.
+pub fn run(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot run {command:?}"))?;
+    if !status.success() {
+        bail!("{status} from {command:?}");
+    }
+    Ok(())
+}
+
+/// Runs a command and returns its standard output.
+pub fn output(command: &mut Command) -> Result<String> {
+    let output =
+        command.stderr(Stdio::inherit()).output().with_context(|| format!("cannot run {command:?}"))?;
+    if !output.status.success() {
+        bail!("{} from {command:?}", output.status);
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn installed(package: &str) -> bool {
+    Command::new("dpkg-query")
+        .args(["--show", "--showformat=${db:Status-Status}", package])
+        .stderr(Stdio::null())
+        .output()
+        .is_ok_and(|output| output.stdout == b"installed")
+}
+
+fn is_root() -> bool {
+    output(Command::new("id").arg("--user")).is_ok_and(|user| user.trim() == "0")
+}
+
+/// Installs those of `packages` that are missing, saying so. Without root, says which command does it.
+pub fn install(packages: &[&str]) -> Result<()> {
+    let missing: Vec<&str> = packages.iter().copied().filter(|package| !installed(package)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names = missing.join(" ");
+    if !is_root() {
+        bail!(
+            "missing Debian packages; install them with: sudo apt-get install --no-install-recommends {names}"
+        );
+    }
+    eprintln!("installing Debian packages: {names}");
+    let apt = |arguments: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command.args(["-qq", "-o", "Dpkg::Use-Pty=0"]).args(arguments);
+        command.env("DEBIAN_FRONTEND", "noninteractive").stdout(Stdio::null());
+        command
+    };
+    let install = [&["install", "--yes", "--no-install-recommends"], missing.as_slice()].concat();
+    if run(apt(&install).stderr(Stdio::null())).is_err() {
+        run(&mut apt(&["update"]))?;
+        run(&mut apt(&install))?;
+    }
+    Ok(())
+}
+
+/// Builds `rumprun-bake` and returns its path.
+pub fn rumprun_bake() -> Result<PathBuf> {
+    run(&mut cargo(["build", "--release", "--package", "rumprun-bake"]))?;
+    Ok(target().join("release/rumprun-bake"))
+}
