@@ -220,3 +220,18 @@ impl Running {
         self.wait()
     }
 }
+
+impl Ending {
+    /// What the launcher's exit status means; a program may use the launcher's statuses too, but only the
+    /// launcher says why.
+    fn of(code: i32, messages: &str) -> Ending {
+        let said =
+            |text: &str| messages.lines().any(|line| line.starts_with("error:") && line.contains(text));
+        match code {
+            125 if said("") => Ending::Failed,
+            126 if said("kernel panicked") => Ending::Panicked,
+            127 if said("without a status") => Ending::Failed,
+            code => Ending::Exited(code),
+        }
+    }
+}

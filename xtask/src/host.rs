@@ -15,6 +15,7 @@ pub const DEMO_PACKAGES: &[&str] = &["qemu-system-x86", "python3"];
 /// What the tests use besides: programs to bake, tools that make and check disks, firmware, a second emulator.
 pub const TEST_PACKAGES: &[&str] = &[
     "bochs",
+    "bochs-term",
     "bochsbios",
     "busybox-static",
     "e2fsprogs",
