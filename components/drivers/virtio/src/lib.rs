@@ -1,1 +1,64 @@
+//! Virtio (version 1.2): transports over PCI and memory-mapped registers, split queues, disks, entropy devices.
+//!
+//! The device is not trusted: what it writes is checked before it is used as an index or a length, so that a
+//! faulty or hostile one can deliver wrong data, but not corrupt memory.
+#![no_std]
 
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+mod block;
+pub mod entropy;
+mod features;
+#[cfg(test)]
+mod model;
+mod queue;
+mod transport;
+
+use alloc::{boxed::Box, sync::Arc};
+
+use rumpuser::device::{Driver, MmioDevice, PciDevice};
+use transport::{Transport, mmio, pci};
+
+/// The device types that have a driver here (virtio 1.2, section 5).
+mod device_type {
+    pub const BLOCK: u32 = 2;
+    pub const ENTROPY: u32 = 4;
+}
+
+/// The driver to register with the platform.
+pub struct Virtio {
+    /// Takes random bytes from entropy devices. Called in interrupt handlers.
+    pub entropy: fn(&[u8]),
+}
+
+impl Virtio {
+    fn attach(&self, transport: Box<dyn Transport>) -> bool {
+        let transport: Arc<dyn Transport> = transport.into();
+        let result = match transport.device_type() {
+            device_type::BLOCK => block::attach(transport.clone()),
+            device_type::ENTROPY => entropy::attach(transport.clone(), self.entropy),
+            _ => return false,
+        };
+        if result.is_err() {
+            transport.fail();
+        }
+        // A device that failed is of no use to another driver either.
+        true
+    }
+}
+
+impl Driver for Virtio {
+    fn name(&self) -> &'static str {
+        "virtio"
+    }
+
+    fn attach_pci(&self, device: &Arc<dyn PciDevice>) -> bool {
+        pci::Pci::new(device).is_some_and(|transport| self.attach(Box::new(transport)))
+    }
+
+    fn attach_mmio(&self, device: &Arc<dyn MmioDevice>) -> bool {
+        mmio::Mmio::new(device).is_some_and(|transport| self.attach(Box::new(transport)))
+    }
+}
