@@ -86,6 +86,12 @@ pub struct BakeArguments {
     /// Take in a folder, at AT in the image (at the root if not given).
     #[arg(long, value_name = "DIR[:AT]")]
     pub rootfs: Vec<OsString>,
+    /// Take in an installed Debian package and those that it depends on, their libraries included.
+    #[arg(long = "package", value_name = "NAME", value_delimiter = ',')]
+    pub packages: Vec<String>,
+    /// Read programs, environment, mounts and networks from a file: TOML, or rumprun's JSON.
+    #[arg(long = "config", id = "config_file", value_name = "FILE")]
+    pub configuration: Option<PathBuf>,
     /// Set a variable in the programs' environment.
     #[arg(long = "env", value_name = "NAME=VALUE")]
     pub environment: Vec<OsString>,
@@ -128,7 +134,7 @@ pub struct RunArguments {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=255))]
     pub cpus: u32,
     /// Memory, as 512M or 2G.
-    #[arg(long, default_value = "512M", value_parser = parse_size)]
+    #[arg(long, default_value = "512M", value_parser = |text: &str| toolchain::size::parse(text, 20))]
     pub memory: u64,
     /// The accelerator; `auto` tries KVM once and remembers.
     #[arg(long, value_enum, default_value_t = AcceleratorArgument::Auto)]
@@ -213,19 +219,6 @@ impl From<FirmwareArgument> for launch::Firmware {
     }
 }
 
-/// A size with a suffix.
-pub fn parse_size(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|character: char| character.is_ascii_alphabetic());
-    let shift = match text[digits.len()..].to_ascii_uppercase().as_str() {
-        "" | "M" | "MB" | "MIB" => 20,
-        "K" | "KB" | "KIB" => 10,
-        "G" | "GB" | "GIB" => 30,
-        suffix => return Err(format!("`{suffix}` is not K, M or G")),
-    };
-    let number: u64 = digits.parse().map_err(|_| format!("`{digits}` is not a number"))?;
-    number.checked_mul(1 << shift).filter(|size| *size > 0).ok_or_else(|| "out of range".into())
-}
-
 /// Puts `bake` in front if the first word is a configuration.
 pub fn expand_shorthand(words: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut words: Vec<OsString> = words.collect();
@@ -247,15 +240,6 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         Arguments::command().debug_assert();
-    }
-
-    #[test]
-    fn sizes() {
-        assert_eq!(parse_size("16"), Ok(16 << 20));
-        assert_eq!(parse_size("8M"), Ok(8 << 20));
-        assert_eq!(parse_size("2g"), Ok(2 << 30));
-        assert!(parse_size("2X").is_err() && parse_size("").is_err() && parse_size("0").is_err());
-        assert!(parse_size("99999999999G").is_err());
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::{
     kernel,
     manifest::Manifest,
     output::{self, Output},
+    package,
     programs::Request,
     report::Report,
     skeleton,
@@ -57,6 +58,8 @@ pub struct BakeRequest {
     pub programs: Vec<Request>,
     /// Folders to take in.
     pub trees: Vec<TreeRequest>,
+    /// Installed packages to take in.
+    pub packages: Vec<String>,
     /// Everything else of the configuration; its programs are run after [`BakeRequest::programs`].
     pub configuration: Configuration,
 }
@@ -70,6 +73,9 @@ pub enum Error {
     /// A file can't be taken in.
     #[error(transparent)]
     Collect(#[from] collect::Error),
+    /// A package can't be taken in.
+    #[error(transparent)]
+    Package(#[from] package::Error),
     /// A path can't be in the image.
     #[error(transparent)]
     Tree(#[from] tree::Error),
@@ -118,6 +124,9 @@ fn name_output(error: boot_elf::Error, path: &Path) -> Error {
 /// The configuration with paths of the image, and everything that goes into the root file system.
 fn prepare(request: &BakeRequest, report: &dyn Report) -> Result<(Configuration, tree::Tree), Error> {
     let mut collection = Collection::default();
+    if !request.packages.is_empty() {
+        package::add(&mut collection, &request.packages)?;
+    }
     for tree in &request.trees {
         collection.add_tree(&tree.host, &tree.at)?;
     }

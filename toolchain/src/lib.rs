@@ -7,14 +7,17 @@ pub mod bake;
 pub mod boot_elf;
 pub mod collect;
 pub mod configs;
+pub mod configuration;
 pub mod elf;
 pub mod follow;
 pub mod kernel;
 pub mod launch;
 pub mod manifest;
 pub mod output;
+pub mod package;
 pub mod programs;
 pub mod report;
+pub mod size;
 pub mod skeleton;
 
 pub use image::{command_line::CommandLine, config::Configuration};

@@ -5,7 +5,7 @@ use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::PathBuf, process::ExitCode}
 use anyhow::{Result, bail};
 use toolchain::{
     bake::{self, BakeRequest, TreeRequest},
-    configs, programs,
+    configs, configuration, programs,
 };
 
 use crate::{arguments::BakeArguments, progress::Progress};
@@ -18,19 +18,32 @@ pub fn bake(arguments: &BakeArguments, progress: &Progress) -> Result<ExitCode> 
     if let Some(last) = programs.last_mut() {
         last.words.extend(arguments.arguments.iter().map(|word| word.as_encoded_bytes().to_vec()));
     }
-    let mut configuration = toolchain::Configuration::default();
+    let loaded = arguments.configuration.as_deref().map(configuration::load).transpose()?.unwrap_or_default();
+    let mut configuration = loaded.configuration;
     for word in &arguments.environment {
-        configuration.environment.push(super::variable(word)?);
+        let (name, value) = super::variable(word)?;
+        configuration.environment.retain(|(present, _)| *present != name);
+        configuration.environment.push((name, value));
     }
     if programs.is_empty() && configuration.programs.is_empty() {
         bail!(programs::Error::Empty);
     }
+    if programs.is_empty()
+        && let Some(last) = configuration.programs.last_mut()
+    {
+        last.arguments.extend(arguments.arguments.iter().map(|word| word.as_encoded_bytes().to_vec()));
+    }
+    let mut trees = loaded.trees;
+    trees.extend(arguments.rootfs.iter().map(|word| tree(word)));
+    let mut packages = loaded.packages;
+    packages.extend(arguments.packages.iter().cloned());
     let request = BakeRequest {
         config: configs::find(&arguments.config)?,
         output: arguments.output.clone(),
         format: arguments.format.into(),
         programs,
-        trees: arguments.rootfs.iter().map(|word| tree(word)).collect(),
+        trees,
+        packages,
         configuration,
     };
     let manifest = bake::bake(&request, progress)?;

@@ -3,9 +3,9 @@
 
 use std::{
     fs,
-    io::Write,
+    io::{Read, Write},
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -15,6 +15,8 @@ use crate::kernel;
 
 /// How long the tiny guest may take; a working KVM takes a tenth of it.
 const LIMIT: Duration = Duration::from_millis(1500);
+/// How much of QEMU's messages is read.
+const MESSAGE_LIMIT: u64 = 4096;
 const POLL: Duration = Duration::from_millis(5);
 /// Where the guest is loaded.
 const ADDRESS: u32 = 0x10_0000;
@@ -105,20 +107,32 @@ fn probe() -> Result<Option<String>, Error> {
         .arg(guest.path())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
         .map_err(|_| Error::NoQemu)?;
     let started = Instant::now();
     while started.elapsed() < LIMIT {
         if let Some(status) = child.try_wait().map_err(host_error("cannot wait for QEMU"))? {
             let works = status.code() == Some(i32::from(EXIT_VALUE) * 2 + 1);
-            return Ok((!works).then(|| format!("QEMU with KVM failed on a tiny guest ({status})")));
+            return Ok((!works).then(|| failure(&mut child, status)));
         }
         thread::sleep(POLL);
     }
     let _ = child.kill();
     let _ = child.wait();
     Ok(Some(format!("/dev/kvm opens, but a tiny guest hangs ({:.1} s)", LIMIT.as_secs_f32())))
+}
+
+/// Why QEMU failed, by its first message.
+fn failure(child: &mut Child, status: ExitStatus) -> String {
+    let mut message = String::new();
+    if let Some(stderr) = child.stderr.take() {
+        let _ = stderr.take(MESSAGE_LIMIT).read_to_string(&mut message);
+    }
+    let first = message.lines().next().unwrap_or_default();
+    let first = first.trim_start_matches(QEMU).trim_start_matches([':', ' ']);
+    let first = if first.is_empty() { status.to_string() } else { first.to_string() };
+    format!("KVM fails on a tiny guest ({first})")
 }
 
 /// An ELF file with a PVH note whose code writes to the exit device.
