@@ -85,7 +85,9 @@ impl Pages {
         }
         let (first, last) = (range.start / CHUNK, (range.end - 1) / CHUNK);
         let mut next = first;
-        while let Some((&number, chunk)) = self.chunks.range_mut(next..=last).next() {
+        while next <= last
+            && let Some((&number, chunk)) = self.chunks.range_mut(next..=last).next()
+        {
             let base = number * CHUNK;
             for (slot, index) in chunk.iter_mut().zip(base..) {
                 if range.contains(&index) {
