@@ -1,36 +1,30 @@
 //! Descriptors: the table of a process, and the system calls on open files.
 
-use alloc::sync::Arc;
+pub mod attributes;
+pub mod context;
+pub mod descriptor;
+pub mod epoll;
+pub mod epoll_calls;
+pub mod eventfd;
+pub mod io;
+mod locks;
+mod mask;
+pub mod names;
+pub mod open;
+pub mod open_file;
+pub mod poll;
+pub mod stat;
 
-/// A process's descriptors. Shared between tasks with CLONE_FILES.
-#[derive(Default)]
-pub struct DescriptorTable {}
+pub use context::FsContext;
+pub use descriptor::DescriptorTable;
+pub use open_file::OpenFile;
 
-impl DescriptorTable {
-    /// An empty table.
-    pub fn new() -> Arc<Self> {
-        Arc::new(DescriptorTable::default())
-    }
+use crate::task::Task;
 
-    /// A copy for fork: the same open files, a table of its own.
-    pub fn fork(&self) -> Arc<Self> {
-        Arc::new(DescriptorTable {})
-    }
-
-    /// Closes what execve closes.
-    pub fn close_on_exec(&self) {}
-
-    /// Closes everything, when the last task that uses the table is gone.
-    pub fn close_all(&self) {}
-}
-
-/// What names are looked up in: root, working directory, umask. Shared between tasks with CLONE_FS.
-#[derive(Default)]
-pub struct FsContext {}
-
-impl FsContext {
-    /// A copy for fork.
-    pub fn fork(&self) -> Arc<Self> {
-        Arc::new(FsContext {})
-    }
+/// Gives the task a descriptor table of its own (unshare CLONE_FILES).
+#[allow(unsafe_code, reason = "replaces what the task's thread reads without a lock")]
+pub(crate) fn unshare(task: &Task) {
+    let copy = task.files().fork();
+    // SAFETY: called by the task's own thread, between two uses of its descriptors.
+    drop(unsafe { task.replace_files(Some(copy)) });
 }

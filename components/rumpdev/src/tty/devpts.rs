@@ -37,6 +37,10 @@ impl FileSystem for DevPts {
     fn root(&self) -> Arc<dyn Vnode> {
         self.root.clone()
     }
+
+    fn volatile(&self) -> bool {
+        true
+    }
 }
 
 fn statistics() -> Statistics {

@@ -1,0 +1,228 @@
+//! The open file description: what open(2) makes and dup(2) and fork(2) share.
+
+use alloc::{
+    sync::{Arc, Weak},
+    vec::Vec,
+};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use rumpkern::{
+    Errno, Result,
+    uio::{Sink, Source},
+};
+use rumpuser::sync::{Mutex, SpinLock};
+use rumpvfs::{
+    file::{File, OpenFlags},
+    mount::Location,
+    vnode::{Attributes, Vnode},
+};
+
+use super::epoll::Interest;
+
+/// Flags that fcntl(F_SETFL) changes.
+pub const SETTABLE: OpenFlags = OpenFlags::APPEND
+    .union(OpenFlags::NON_BLOCKING)
+    .union(OpenFlags::ASYNC)
+    .union(OpenFlags::DIRECT)
+    .union(OpenFlags::NO_ACCESS_TIME);
+
+/// Flags that only open(2) looks at.
+const TRANSIENT: OpenFlags = OpenFlags::CREATE
+    .union(OpenFlags::EXCLUSIVE)
+    .union(OpenFlags::NO_CONTROLLING_TTY)
+    .union(OpenFlags::TRUNCATE)
+    .union(OpenFlags::CLOSE_ON_EXEC);
+
+/// Who is told of SIGIO and SIGURG (F_SETOWN and its kin).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SignalOwner {
+    /// `F_OWNER_*`: 0 thread, 1 process, 2 group.
+    pub kind: i32,
+    /// Its identifier; 0 is nobody.
+    pub id: i32,
+    /// F_SETSIG.
+    pub signal: i32,
+}
+
+/// See the module.
+pub struct OpenFile {
+    file: Arc<dyn File>,
+    flags: AtomicU32,
+    seekable: bool,
+    position: Mutex<u64>,
+    location: Option<Location>,
+    owner: SpinLock<SignalOwner>,
+    /// The epoll interests in it.
+    watchers: Mutex<Vec<Weak<Interest>>>,
+    /// A flock(2) lock may be held.
+    pub(super) flocked: AtomicBool,
+}
+
+impl OpenFile {
+    /// A description of an opened file, and where it is if it has a name.
+    pub fn new(file: Arc<dyn File>, flags: OpenFlags, location: Option<Location>) -> Arc<Self> {
+        let seekable = file.seekable();
+        Arc::new(OpenFile {
+            file,
+            flags: AtomicU32::new((flags - TRANSIENT).bits()),
+            seekable,
+            position: Mutex::new(0),
+            location,
+            owner: SpinLock::new(SignalOwner::default()),
+            watchers: Mutex::new(Vec::new()),
+            flocked: AtomicBool::new(false),
+        })
+    }
+
+    /// The file.
+    pub fn file(&self) -> &Arc<dyn File> {
+        &self.file
+    }
+
+    /// The file as one kind of file.
+    pub fn downcast<T: 'static>(&self) -> Option<&T> {
+        self.file.as_any().downcast_ref()
+    }
+
+    /// Status flags and access mode.
+    #[inline]
+    pub fn flags(&self) -> OpenFlags {
+        OpenFlags::from_bits_retain(self.flags.load(Ordering::Relaxed))
+    }
+
+    /// Changes what may be changed of the flags (F_SETFL).
+    pub fn set_flags(&self, flags: OpenFlags) {
+        let wanted = (flags & SETTABLE).bits();
+        let _ = self
+            .flags
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |old| Some(old & !SETTABLE.bits() | wanted));
+    }
+
+    /// Sets or clears one flag (FIONBIO).
+    pub fn set_flag(&self, flag: OpenFlags, on: bool) {
+        if on {
+            self.flags.fetch_or(flag.bits(), Ordering::Relaxed);
+        } else {
+            self.flags.fetch_and(!flag.bits(), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it only names a place (O_PATH).
+    pub fn is_path(&self) -> bool {
+        self.flags().contains(OpenFlags::PATH)
+    }
+
+    /// Whether it has a position.
+    pub fn seekable(&self) -> bool {
+        self.seekable
+    }
+
+    /// The position, locked against other users of the description.
+    pub fn position(&self) -> &Mutex<u64> {
+        &self.position
+    }
+
+    /// The name by which it was opened.
+    pub fn location(&self) -> Option<&Location> {
+        self.location.as_ref()
+    }
+
+    /// The vnode, if it has one.
+    pub fn vnode(&self) -> Option<&Arc<dyn Vnode>> {
+        self.location.as_ref().map(Location::vnode).or_else(|| self.file.vnode())
+    }
+
+    /// fstat(2).
+    pub fn attributes(&self) -> Result<Attributes> {
+        match &self.location {
+            Some(location) => location.vnode().attributes(),
+            None => self.file.attributes(),
+        }
+    }
+
+    /// Who is signalled.
+    pub fn owner(&self) -> SignalOwner {
+        *self.owner.lock()
+    }
+
+    /// Changes who is signalled.
+    pub fn set_owner(&self, change: impl FnOnce(&mut SignalOwner)) {
+        change(&mut self.owner.lock());
+    }
+
+    /// Reads at the position, which moves.
+    #[inline]
+    pub fn read(&self, sink: &mut Sink<'_>) -> Result<usize> {
+        let flags = self.flags();
+        if !flags.readable() {
+            return Err(Errno::EBADF);
+        }
+        if !self.seekable {
+            return self.file.read(sink, 0, flags);
+        }
+        let mut position = self.position.lock();
+        let size = self.file.read(sink, *position, flags)?;
+        *position = position.saturating_add(size as u64);
+        Ok(size)
+    }
+
+    /// Writes at the position, which moves.
+    #[inline]
+    pub fn write(&self, source: &mut Source<'_>) -> Result<usize> {
+        let flags = self.flags();
+        if !flags.writable() {
+            return Err(Errno::EBADF);
+        }
+        if !self.seekable {
+            return self.file.write(source, &mut 0, flags);
+        }
+        let mut position = self.position.lock();
+        self.file.write(source, &mut position, flags)
+    }
+
+    /// Reads at a place of its own (pread). ESPIPE without a position.
+    pub fn read_at(&self, sink: &mut Sink<'_>, offset: u64) -> Result<usize> {
+        let flags = self.flags();
+        if !flags.readable() {
+            return Err(Errno::EBADF);
+        }
+        if !self.seekable {
+            return Err(Errno::ESPIPE);
+        }
+        self.file.read(sink, offset, flags)
+    }
+
+    /// Writes at a place of its own (pwrite). ESPIPE without a position.
+    pub fn write_at(&self, source: &mut Source<'_>, mut offset: u64) -> Result<usize> {
+        let flags = self.flags();
+        if !flags.writable() {
+            return Err(Errno::EBADF);
+        }
+        if !self.seekable {
+            return Err(Errno::ESPIPE);
+        }
+        self.file.write(source, &mut offset, flags)
+    }
+
+    pub(super) fn add_watcher(&self, interest: &Arc<Interest>) {
+        self.watchers.lock().push(Arc::downgrade(interest));
+    }
+
+    pub(super) fn remove_watcher(&self, interest: &Arc<Interest>) {
+        self.watchers.lock().retain(|other| !core::ptr::eq(other.as_ptr(), Arc::as_ptr(interest)));
+    }
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        for interest in core::mem::take(self.watchers.get_mut()) {
+            if let Some(interest) = interest.upgrade() {
+                interest.file_closed(&*self.file);
+            }
+        }
+        if *self.flocked.get_mut() {
+            super::locks::release_flock(self);
+        }
+        self.file.close();
+    }
+}
