@@ -9,6 +9,7 @@ pub mod dentry;
 pub mod device;
 pub mod fifo;
 pub mod file;
+pub mod locks;
 pub mod mount;
 pub mod namei;
 pub mod names;
