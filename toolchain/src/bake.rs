@@ -11,6 +11,7 @@ use crate::{
     boot_elf::{self, Kernel},
     collect::{self, Collection},
     configs::Config,
+    disk,
     follow::{self, Follower},
     kernel,
     manifest::Manifest,
@@ -88,6 +89,9 @@ pub enum Error {
     /// The image can't be put together.
     #[error(transparent)]
     Elf(#[from] boot_elf::Error),
+    /// The disk image can't be made.
+    #[error(transparent)]
+    Disk(#[from] disk::Error),
     /// The output can't be written.
     #[error(transparent)]
     Output(#[from] output::Error),
@@ -102,13 +106,35 @@ pub fn bake(request: &BakeRequest, report: &dyn Report) -> Result<Manifest, Erro
     let kernel = Kernel::parse(&kernel::kernel(request.config, report)?)?;
     report.step("packing the root file system");
     let layout = writer::Layout::new(&tree)?;
-    let manifest = {
+    let write = |output: &mut Output| {
         let mut file = std::io::BufWriter::with_capacity(1 << 18, output.file());
-        boot_elf::write(&mut file, &kernel, &configuration, &layout)
-            .map_err(|error| name_output(error, &request.output))?
+        let manifest = boot_elf::write(&mut file, &kernel, &configuration, &layout);
+        manifest.map_err(|error| name_output(error, &request.output))
     };
+    if request.format == Format::Elf {
+        let manifest = write(&mut output)?;
+        output.finish()?;
+        return Ok(manifest);
+    }
+    // The ELF image is an intermediate file beside the output, where there is room if anywhere.
+    let folder = output.folder()?;
+    let elf_path = folder.path().join("image.elf");
+    let mut elf = Output::create(&elf_path)?;
+    let manifest = write(&mut elf)?;
+    elf.finish()?;
+    if !boot_elf::starts_with_multiboot2(&elf_path).map_err(boot_elf::Error::Write)? {
+        return Err(disk::Error::NoMultiboot.into());
+    }
+    report.step("making the disk image");
+    let make = if request.format == Format::Iso { disk::write_iso } else { disk::write_raw };
+    make(&elf_path, output.temporary_path(), folder.path(), serial(&manifest))?;
     output.finish()?;
     Ok(manifest)
+}
+
+/// A number for file systems, different for different images.
+fn serial(manifest: &Manifest) -> u32 {
+    u32::from_str_radix(manifest.rootfs.sha256.get(..8).unwrap_or_default(), 16).unwrap_or(1)
 }
 
 /// An output error says where.

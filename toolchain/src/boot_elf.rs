@@ -4,7 +4,11 @@
 //! The file is laid out anew: header and program headers in the first page, then the kernel's segments, so that
 //! the Multiboot2 header stays in the first 32 KiB. The kernel's sections and symbols stay behind.
 
-use std::io::{self, Seek, SeekFrom, Write};
+use std::{
+    fs::File,
+    io::{self, Read, Seek, SeekFrom, Write},
+    path::Path,
+};
 
 use image::{config::Configuration, payload, symbols, writer};
 use object::{
@@ -18,7 +22,7 @@ use crate::manifest::{self, Manifest};
 /// Where the kernel's first segment goes.
 const FIRST_SEGMENT: u64 = 4096;
 /// A Multiboot2 header must be in this many bytes of the file, and aligned so.
-const MULTIBOOT_SEARCH: usize = 32 << 10;
+const MULTIBOOT_SEARCH: u64 = 32 << 10;
 const MULTIBOOT_ALIGNMENT: usize = 8;
 const MULTIBOOT_MAGIC: [u8; 4] = 0xe852_50d6u32.to_le_bytes();
 /// Physical memory that is addressed from the kernel's top 2 GiB.
@@ -313,8 +317,9 @@ fn headers(entry: u64, rows: &[Row]) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
-/// Whether a boot loader will find a Multiboot2 header at the start of a file.
-pub fn has_multiboot2(start: &[u8]) -> bool {
-    let start = &start[..start.len().min(MULTIBOOT_SEARCH)];
-    start.chunks(MULTIBOOT_ALIGNMENT).any(|chunk| chunk.starts_with(&MULTIBOOT_MAGIC))
+/// Whether a boot loader will find a Multiboot2 header in a file.
+pub fn starts_with_multiboot2(path: &Path) -> io::Result<bool> {
+    let mut start = Vec::new();
+    File::open(path)?.take(MULTIBOOT_SEARCH).read_to_end(&mut start)?;
+    Ok(start.chunks(MULTIBOOT_ALIGNMENT).any(|chunk| chunk.starts_with(&MULTIBOOT_MAGIC)))
 }

@@ -8,6 +8,7 @@ pub mod boot_elf;
 pub mod collect;
 pub mod configs;
 pub mod configuration;
+pub mod disk;
 pub mod elf;
 pub mod follow;
 pub mod kernel;

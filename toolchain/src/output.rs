@@ -49,6 +49,13 @@ impl Output {
         self.temporary.path()
     }
 
+    /// A folder for intermediate files, on the same file system; it goes when dropped.
+    pub fn folder(&self) -> Result<tempfile::TempDir, Error> {
+        let folder = self.temporary.path().parent().unwrap_or(Path::new("."));
+        let folder = tempfile::Builder::new().prefix(".rumprun-bake-").tempdir_in(folder);
+        folder.map_err(|source| Error { path: self.path.clone(), source })
+    }
+
     /// Gives it its name.
     pub fn finish(self) -> Result<(), Error> {
         let path = self.path;
