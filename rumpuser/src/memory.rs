@@ -104,7 +104,12 @@ pub trait Pmap: Send + Sync {
     /// Maps `frames` at consecutive pages from `address` on, taking over one reference on each. Pages that
     /// are mapped already stay as they are, and their new frames are released; so are all those that are
     /// left when memory runs out.
-    fn enter_absent(&self, address: usize, frames: &[Frame], protection: Protection) -> Result<(), OutOfMemory> {
+    fn enter_absent(
+        &self,
+        address: usize,
+        frames: &[Frame],
+        protection: Protection,
+    ) -> Result<(), OutOfMemory> {
         let mut result = Ok(());
         for (page, &frame) in frames.iter().enumerate() {
             let address = address + page * PAGE_SIZE;

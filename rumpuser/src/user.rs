@@ -82,7 +82,7 @@ pub enum Trap {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fault;
 
-/// What the vDSO needs: mapped read-only into every process. A seqlock: odd while it changes.
+/// What the vDSO (components/linux/vdso) needs: mapped read-only into every process. A seqlock: odd while it changes.
 /// `monotonic = base_ns + ((tsc - base_tsc) * multiplier >> 32)`, `realtime = monotonic + offset`.
 #[repr(C)]
 pub struct ClockPage {
@@ -98,4 +98,6 @@ pub struct ClockPage {
     pub multiplier: AtomicU64,
     /// Realtime less monotonic, nanoseconds.
     pub realtime_offset: AtomicI64,
+    /// 1: every CPU has RDTSCP, and IA32_TSC_AUX holds its number; 0: make the system call.
+    pub tsc_aux_is_cpu: AtomicU32,
 }

@@ -18,6 +18,9 @@ impl Space {
         for limit in [Limit::AddressSpace, Limit::Data, Limit::Stack, Limit::Locked] {
             child.set_limit(limit, self.limit(limit));
         }
+        if let Some(attachment) = self.attachment() {
+            child.set_attachment(attachment);
+        }
         let mut copies = Vec::new();
         for (start, entry) in contents.map.iter() {
             if entry.flags.contains(EntryFlags::DONT_FORK) {

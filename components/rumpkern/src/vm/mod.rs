@@ -25,7 +25,7 @@ pub use pager::Pager;
 pub use remap::Destination;
 pub use report::{EntryReport, Usage};
 pub use shared::{FixedPages, SharedMemory};
-pub use space::{Limit, Placement, Request, Space};
+pub use space::{Attachment, Limit, Placement, Request, Space};
 
 /// How many entries a space may have (Linux: vm.max_map_count).
 pub const ENTRIES_MAX: usize = 65_530;

@@ -5,6 +5,7 @@ use alloc::{
     vec::Vec,
 };
 use core::{
+    any::Any,
     ops::Range,
     sync::atomic::{AtomicUsize, Ordering},
 };
@@ -13,7 +14,7 @@ use rumpuser::{
     Pmap, Protection,
     memory::{LARGE_PAGE_SIZE, PAGE_SIZE, USER_END},
     rumpuser_getrandom, rumpuser_memory_statistics, rumpuser_pmap_create,
-    sync::{Mutex, RwLock},
+    sync::{Mutex, RwLock, SpinLock},
 };
 
 use super::{
@@ -100,7 +101,11 @@ pub struct Space {
     stack_top: usize,
     pub(super) peak_total: AtomicUsize,
     pub(super) peak_resident: AtomicUsize,
+    attachment: SpinLock<Option<Attachment>>,
 }
+
+/// Something that a personality keeps with a space.
+pub type Attachment = Arc<dyn Any + Send + Sync>;
 
 /// What the lock of a space guards.
 pub(super) struct Contents {
@@ -158,6 +163,7 @@ impl Space {
             stack_top,
             peak_total: AtomicUsize::new(0),
             peak_resident: AtomicUsize::new(0),
+            attachment: SpinLock::new(None),
         }))
     }
 
@@ -169,6 +175,17 @@ impl Space {
     /// Where the main stack ends.
     pub fn stack_top(&self) -> usize {
         self.stack_top
+    }
+
+    /// What the personality keeps with the space; a fork inherits it.
+    pub fn attachment(&self) -> Option<Attachment> {
+        self.attachment.lock().clone()
+    }
+
+    /// Sets [`Space::attachment`].
+    pub fn set_attachment(&self, attachment: Attachment) {
+        let old = self.attachment.lock().replace(attachment);
+        drop(old);
     }
 
     /// Sets a limit, in bytes; `usize::MAX` is none.

@@ -1,0 +1,1 @@
+//! Loading made-up programs into a space on the host.
