@@ -83,7 +83,7 @@ system_calls! {
     13 rt_sigaction;
     14 rt_sigprocmask;
     15 rt_sigreturn;
-    16 ioctl;
+    16 ioctl => crate::files::ioctl::ioctl;
     17 pread64 => crate::files::io::pread;
     18 pwrite64 => crate::files::io::pwrite;
     19 readv => crate::files::io::readv;
@@ -139,8 +139,8 @@ system_calls! {
     69 msgsnd;
     70 msgrcv;
     71 msgctl;
-    72 fcntl;
-    73 flock;
+    72 fcntl => crate::files::fcntl::fcntl;
+    73 flock => crate::files::locks::flock;
     74 fsync => crate::files::io::fsync;
     75 fdatasync => crate::files::io::fdatasync;
     76 truncate => crate::files::attributes::truncate;

@@ -54,7 +54,7 @@ pub struct OpenFile {
     owner: SpinLock<SignalOwner>,
     /// The epoll interests in it.
     watchers: Mutex<Vec<Weak<Interest>>>,
-    /// A flock(2) lock may be held.
+    /// Locks of the description (flock(2), F_OFD_SETLK) may be held.
     pub(super) flocked: AtomicBool,
 }
 
@@ -221,7 +221,7 @@ impl Drop for OpenFile {
             }
         }
         if *self.flocked.get_mut() {
-            super::locks::release_flock(self);
+            super::locks::release_description_locks(self);
         }
         self.file.close();
     }
