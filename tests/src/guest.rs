@@ -86,9 +86,9 @@ impl Guest {
         guest.cpus(2).memory("256M")
     }
 
-    /// Adds an option of `rumprun-bake run`; the last one of a kind counts.
+    /// Adds an option of `rumprun-bake run`; it replaces an earlier one, unless it may be repeated.
     pub fn option(mut self, name: &str, value: impl Into<OsString>) -> Self {
-        if name != "--disk"
+        if !matches!(name, "--disk" | "--qemu" | "--env")
             && let Some(place) = self.options.iter().position(|option| option == name)
         {
             self.options.drain(place..place + 2);
