@@ -9,6 +9,7 @@ pub mod dentry;
 pub mod device;
 pub mod fifo;
 pub mod file;
+pub mod generated;
 pub mod locks;
 pub mod mount;
 pub mod namei;

@@ -388,10 +388,6 @@ impl Lookup<'_> {
         if vnode.kind() != Kind::Symlink {
             return Err(if path.is_empty() { Errno::ENOENT } else { Errno::EINVAL });
         }
-        match vnode.jump() {
-            Some(Ok(target)) => Ok(target.path(self.root)),
-            Some(Err(error)) => Err(error),
-            None => vnode.read_link(),
-        }
+        vnode.read_link()
     }
 }
