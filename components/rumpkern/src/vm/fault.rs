@@ -4,6 +4,7 @@
 //! pages, then large pages; files that lie in memory are mapped a window at a time; a page that nobody else
 //! refers to is made writable in place, its neighbours along with it.
 
+use alloc::sync::Arc;
 use core::{ops::Range, sync::atomic::Ordering};
 
 use rumpuser::{
@@ -55,6 +56,42 @@ impl From<FaultError> for Errno {
 
 type Result<T> = core::result::Result<T, FaultError>;
 
+/// Why a fault is not resolved yet.
+enum Unresolved {
+    /// It cannot be.
+    Error(FaultError),
+    /// The object has to be asked for a page, without the lock on the map: it may take long, and may revoke.
+    Ask(Question),
+}
+
+impl<E: Into<FaultError>> From<E> for Unresolved {
+    fn from(error: E) -> Self {
+        Unresolved::Error(error.into())
+    }
+}
+
+type Step = core::result::Result<(), Unresolved>;
+
+/// A page of an object that a fault needs.
+struct Question {
+    pager: Arc<dyn Pager>,
+    index: u64,
+    write: bool,
+    generation: u64,
+}
+
+/// What the object gave. It holds for as long as nothing is revoked.
+struct Answer {
+    question: Question,
+    frame: Frame,
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        rumpuser_frame_release(self.frame);
+    }
+}
+
 /// The most pages mapped around a fault on a file (a power of two).
 const FILE_WINDOW: usize = 32;
 /// The largest run of zeroed pages, as a power of two.
@@ -81,24 +118,15 @@ fn zero_frame() -> Result<Frame> {
     Ok(frame)
 }
 
-/// Whether programs may have `pages` more: the kernel's own needs come first.
-fn memory_left_for(pages: usize) -> bool {
-    let memory = rumpuser_memory_statistics();
-    let reserve = (memory.total / 64).clamp(256 << 10, 16 << 20);
-    memory.free >= reserve + (pages * PAGE_SIZE) as u64
+/// Whether there is room for a run of pages of which some may never be used. Asked only where the run is long.
+fn memory_for_run(order: u32) -> bool {
+    order < 4 || rumpuser_memory_statistics().free >= (PAGE_SIZE << (order + 4)) as u64
 }
 
 /// Whether memory is so ample that large pages may be spent on a guess.
 fn memory_ample() -> bool {
     let memory = rumpuser_memory_statistics();
     memory.free > memory.total / 4 && memory.free > 64 << 20
-}
-
-fn frame_for_program(zeroed: bool) -> Result<Frame> {
-    if !memory_left_for(1) {
-        return Err(FaultError::OutOfMemory);
-    }
-    Ok(if zeroed { rumpuser_frame_alloc()? } else { rumpuser_frame_alloc_uninitialised()? })
 }
 
 #[allow(unsafe_code, reason = "copies one page to another")]
@@ -115,6 +143,8 @@ struct Fault<'a> {
     start: usize,
     page: usize,
     write: bool,
+    generation: u64,
+    answer: Option<&'a Answer>,
 }
 
 impl Space {
@@ -123,23 +153,35 @@ impl Space {
         if address >= USER_END {
             return Err(FaultError::NotMapped);
         }
-        let mut contents = self.map.read();
-        if contents.map.find(address).is_none() {
-            contents = self.grow_stack(contents, address)?;
-        }
-        let (start, entry) = contents.map.find(address).ok_or(FaultError::NotMapped)?;
-        let allowed = if write {
-            entry.protection.contains(Protection::WRITE)
-        } else if execute {
-            entry.protection.contains(Protection::EXECUTE)
-        } else {
-            !entry.protection.is_empty()
-        };
-        if !allowed {
-            return Err(FaultError::Protection);
-        }
         let page = address & !(PAGE_SIZE - 1);
-        Fault { space: self, entry, start, page, write }.resolve()
+        let mut answer: Option<Answer> = None;
+        loop {
+            let mut contents = self.map.read();
+            if contents.map.find(address).is_none() {
+                contents = self.grow_stack(contents, address)?;
+            }
+            let (start, entry) = contents.map.find(address).ok_or(FaultError::NotMapped)?;
+            let allowed = if write {
+                entry.protection.contains(Protection::WRITE)
+            } else if execute {
+                entry.protection.contains(Protection::EXECUTE)
+            } else {
+                !entry.protection.is_empty()
+            };
+            if !allowed {
+                return Err(FaultError::Protection);
+            }
+            let generation = contents.generation;
+            let fault = Fault { space: self, entry, start, page, write, generation, answer: answer.as_ref() };
+            let question = match fault.resolve() {
+                Ok(()) => return Ok(()),
+                Err(Unresolved::Error(error)) => return Err(error),
+                Err(Unresolved::Ask(question)) => question,
+            };
+            drop(contents);
+            let frame = question.pager.page(question.index, question.write)?;
+            answer = Some(Answer { question, frame });
+        }
     }
 
     /// Faults in all of `range` that is mapped and accessible, for writing where that makes a private page.
@@ -147,38 +189,33 @@ impl Space {
     pub fn populate(&self, range: Range<usize>, stop_at_holes: bool) -> bool {
         let mut address = range.start;
         while address < range.end {
-            let contents = self.map.read();
-            let found = contents.map.find(address).or_else(|| contents.map.above(address));
-            let Some((start, entry)) = found.filter(|&(start, _)| start < range.end) else {
-                return !stop_at_holes;
-            };
-            if start > address && stop_at_holes {
-                return false;
-            }
-            let from = address.max(start);
-            let to = entry.end.min(range.end);
-            if entry.protection.is_empty() {
-                if stop_at_holes {
+            let (part, write) = {
+                let contents = self.map.read();
+                let found = contents.map.find(address).or_else(|| contents.map.above(address));
+                let Some((start, entry)) = found.filter(|&(start, _)| start < range.end) else {
+                    return !stop_at_holes;
+                };
+                if stop_at_holes && (start > address || entry.protection.is_empty()) {
                     return false;
                 }
-                address = to;
-                continue;
-            }
-            let write = entry.protection.contains(Protection::WRITE) && !entry.shared();
-            // One region under one lock, so that others get a turn.
-            let until = to.min((from / LARGE_PAGE_SIZE + 1) * LARGE_PAGE_SIZE);
-            let mut page = from;
-            while page < until {
+                let write = entry.protection.contains(Protection::WRITE) && !entry.shared();
+                let part = address.max(start)..entry.end.min(range.end);
+                if entry.protection.is_empty() {
+                    address = part.end;
+                    continue;
+                }
+                (part, write)
+            };
+            for page in part.clone().step_by(PAGE_SIZE) {
                 let missing = match self.pmap.query(page) {
                     Some((_, protection)) => write && !protection.contains(Protection::WRITE),
                     None => true,
                 };
-                if missing && (Fault { space: self, entry, start, page, write }).resolve().is_err() {
+                if missing && self.fault(page, write, false).is_err() {
                     return false;
                 }
-                page += PAGE_SIZE;
             }
-            address = until;
+            address = part.end;
         }
         true
     }
@@ -227,17 +264,17 @@ impl Space {
 }
 
 impl Fault<'_> {
-    fn resolve(&self) -> Result<()> {
+    fn resolve(&self) -> Step {
         match &self.entry.backing {
             Backing::Anonymous => self.anonymous(),
             Backing::Pager { pager, .. } => {
                 let index = self.index_of(self.page);
                 if !self.write {
-                    self.read_object(&**pager)
+                    self.read_object(pager)
                 } else if self.entry.shared() {
-                    self.write_shared(&**pager, index)
+                    self.write_shared(pager, index)
                 } else {
-                    self.write_private(&**pager, index)
+                    self.write_private(pager, index)
                 }
             }
         }
@@ -245,6 +282,29 @@ impl Fault<'_> {
 
     fn index_of(&self, address: usize) -> u64 {
         self.entry.page_index(self.start, address).map_or(0, |(_, index)| index)
+    }
+
+    /// The frame of the object's page `index`, if the object was asked for it already.
+    fn ask(
+        &self,
+        pager: &Arc<dyn Pager>,
+        index: u64,
+        write: bool,
+    ) -> core::result::Result<Frame, Unresolved> {
+        match self.answer {
+            Some(Answer { question, frame })
+                if question.generation == self.generation
+                    && (question.index, question.write) == (index, write)
+                    && Arc::ptr_eq(&question.pager, pager) =>
+            {
+                rumpuser_frame_retain(*frame);
+                Ok(*frame)
+            }
+            _ => {
+                let (pager, generation) = (pager.clone(), self.generation);
+                Err(Unresolved::Ask(Question { pager, index, write, generation }))
+            }
+        }
     }
 
     fn read_only(&self) -> Protection {
@@ -268,7 +328,7 @@ impl Fault<'_> {
         vacant.then_some(region.start)
     }
 
-    fn anonymous(&self) -> Result<()> {
+    fn anonymous(&self) -> Step {
         let pmap = &self.space.pmap;
         let _stripe = self.space.stripe(self.page).lock();
         if let Some((frame, present)) = pmap.query(self.page) {
@@ -307,11 +367,11 @@ impl Fault<'_> {
     }
 
     /// Maps zeroed pages from the faulting one on.
-    fn zeroed_run(&self, pace: u32) -> Result<()> {
+    fn zeroed_run(&self, pace: u32) -> Step {
         let pmap = &self.space.pmap;
         let room = (self.region().end - self.page) / PAGE_SIZE;
         let mut order = pace.min(room.ilog2());
-        if order > 0 && !memory_left_for(8 << order) {
+        if !memory_for_run(order) {
             order = 0;
         }
         let run = if order > 0 { rumpuser_frames_alloc(order).ok() } else { None };
@@ -325,7 +385,7 @@ impl Fault<'_> {
                 count
             }
             None => {
-                frames[0] = frame_for_program(true)?;
+                frames[0] = rumpuser_frame_alloc()?;
                 1
             }
         };
@@ -337,7 +397,7 @@ impl Fault<'_> {
     }
 
     /// The page is mapped, but not for this access. The stripe is held.
-    fn present(&self, frame: Frame, present: Protection) -> Result<()> {
+    fn present(&self, frame: Frame, present: Protection) -> Step {
         let pmap = &self.space.pmap;
         let page = self.page..self.page + PAGE_SIZE;
         if !self.write {
@@ -355,7 +415,7 @@ impl Fault<'_> {
             return Ok(());
         }
         let zero = zero_frame()? == frame;
-        let copy = frame_for_program(zero)?;
+        let copy = if zero { rumpuser_frame_alloc()? } else { rumpuser_frame_alloc_uninitialised()? };
         if !zero {
             copy_frame(frame, copy);
         }
@@ -379,14 +439,14 @@ impl Fault<'_> {
     }
 
     /// A read of an object's page: maps what lies around it too, if it is at hand.
-    fn read_object(&self, pager: &dyn Pager) -> Result<()> {
+    fn read_object(&self, pager: &Arc<dyn Pager>) -> Step {
         let pmap = &self.space.pmap;
         {
             let _stripe = self.space.stripe(self.page).lock();
             if let Some((frame, present)) = pmap.query(self.page) {
                 return self.present(frame, present);
             }
-            if self.large_from_object(pager)? {
+            if self.large_from_object(&**pager)? {
                 return Ok(());
             }
         }
@@ -408,7 +468,7 @@ impl Fault<'_> {
             };
         }
         if count == 0 {
-            frames[0] = pager.page(self.index_of(self.page), false)?;
+            frames[0] = self.ask(pager, self.index_of(self.page), false)?;
             count = 1;
         }
         let _stripe = self.space.stripe(self.page).lock();
@@ -438,7 +498,7 @@ impl Fault<'_> {
     }
 
     /// A write to a private mapping of an object: the page becomes a copy.
-    fn write_private(&self, pager: &dyn Pager, index: u64) -> Result<()> {
+    fn write_private(&self, pager: &Arc<dyn Pager>, index: u64) -> Step {
         let pmap = &self.space.pmap;
         {
             let _stripe = self.space.stripe(self.page).lock();
@@ -446,38 +506,34 @@ impl Fault<'_> {
                 return self.present(frame, present);
             }
         }
-        let copy = frame_for_program(false)?;
-        match pager.page(index, false) {
-            Ok(original) => {
-                copy_frame(original, copy);
-                rumpuser_frame_release(original);
-            }
+        let original = self.ask(pager, index, false)?;
+        let copy = match rumpuser_frame_alloc_uninitialised() {
+            Ok(copy) => copy,
             Err(error) => {
-                rumpuser_frame_release(copy);
+                rumpuser_frame_release(original);
                 return Err(error.into());
             }
-        }
+        };
+        copy_frame(original, copy);
+        rumpuser_frame_release(original);
         self.entry.copied.store(true, Ordering::Relaxed);
         let _stripe = self.space.stripe(self.page).lock();
         Ok(pmap.enter_absent(self.page, &[copy], self.entry.protection)?)
     }
 
     /// A write to a shared mapping: the object's own page.
-    fn write_shared(&self, pager: &dyn Pager, index: u64) -> Result<()> {
+    fn write_shared(&self, pager: &Arc<dyn Pager>, index: u64) -> Step {
         let pmap = &self.space.pmap;
         let pace = self.run_order();
         let room = (self.region().end - self.page) / PAGE_SIZE;
         let order = pace.min(room.ilog2());
         let mut frames = [Frame(0); 1 << RUN_ORDER];
         let mut count = 0;
-        if order > 0 && memory_left_for(8 << order) {
+        if order > 0 && memory_for_run(order) {
             count = pager.pages(index, true, &mut frames[..1 << order]);
         }
         if count == 0 {
-            if !memory_left_for(1) {
-                return Err(FaultError::OutOfMemory);
-            }
-            frames[0] = pager.page(index, true)?;
+            frames[0] = self.ask(pager, index, true)?;
             count = 1;
         }
         self.entry.cursor.store((self.page + count * PAGE_SIZE) | pace as usize, Ordering::Relaxed);

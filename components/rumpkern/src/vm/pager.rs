@@ -26,7 +26,8 @@ pub trait Pager: Send + Sync {
     }
 
     /// The frames of the pages from `index` on that can be had at once, for mapping more than was asked for:
-    /// fills `frames` from the start, each with one reference, and returns how many. 0 is always right.
+    /// fills `frames` from the start, each with one reference, and returns how many. 0 is always right. It must
+    /// neither wait for long nor revoke anything, as [`Pager::page`] may.
     fn pages(&self, index: u64, write: bool, frames: &mut [Frame]) -> usize {
         if write {
             return 0;

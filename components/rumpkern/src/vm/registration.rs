@@ -45,10 +45,10 @@ impl Space {
         }
     }
 
-    /// Unmaps what shows `pages` of the object `identity`. No fault is under way meanwhile, so that none can
-    /// enter what the pager gave before it changed its mind.
+    /// Unmaps what shows `pages` of the object `identity`. A fault that is under way asks the pager again.
     fn revoke(&self, identity: usize, pages: Range<u64>, keep_copies: bool) {
-        let contents = self.map.write();
+        let mut contents = self.map.write();
+        contents.generation += 1;
         for (start, entry) in contents.map.iter() {
             let Some(range) = entry.addresses_of(start, identity, &pages) else { continue };
             if entry.shared() || !keep_copies || !entry.copied.load(Ordering::Relaxed) {
@@ -70,7 +70,8 @@ impl Space {
     }
 
     fn write_protect(&self, identity: usize, pages: Range<u64>) {
-        let contents = self.map.write();
+        let mut contents = self.map.write();
+        contents.generation += 1;
         for (start, entry) in contents.map.iter() {
             if entry.shared()
                 && entry.protection.contains(Protection::WRITE)

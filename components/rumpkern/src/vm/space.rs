@@ -90,8 +90,8 @@ const STRIPES: usize = 16;
 
 /// An address space.
 ///
-/// `map` is held shared by faults (also while a pager reads from a disk) and exclusively by changes, so that
-/// no fault enters a page of an entry that is gone. Two faults on one page are ordered by a stripe.
+/// `map` is held shared by faults, though not while a pager reads from a disk, and exclusively by changes, so
+/// that no fault enters a page of an entry that is gone. Two faults on one page are ordered by a stripe.
 pub struct Space {
     pub(super) this: Weak<Space>,
     pub(super) pmap: Arc<dyn Pmap>,
@@ -114,6 +114,8 @@ pub(super) struct Contents {
     pub heap: Range<usize>,
     /// New mappings are locked (mlockall with MCL_FUTURE).
     pub lock_future: bool,
+    /// Counts what pagers take back: what they gave before may not be entered any more.
+    pub generation: u64,
 }
 
 /// Rounds up to pages; `None` if that is beyond the address space.
@@ -157,7 +159,12 @@ impl Space {
         Ok(Arc::new_cyclic(|this| Space {
             this: this.clone(),
             pmap,
-            map: RwLock::new(Contents { map: Map::new(ceiling), heap: 0..0, lock_future: false }),
+            map: RwLock::new(Contents {
+                map: Map::new(ceiling),
+                heap: 0..0,
+                lock_future: false,
+                generation: 0,
+            }),
             stripes: [const { Mutex::new(()) }; STRIPES],
             limits: [const { AtomicUsize::new(usize::MAX) }; 4],
             stack_top,

@@ -226,6 +226,62 @@ fn a_shrunk_object_faults_with_a_bus_error() {
     assert_eq!((object.resident(2), peek(&space, address)), (false, Ok(0)));
 }
 
+/// A file that has a page of the image until it is written.
+struct Overlaid {
+    image: rumpuser::Frame,
+    own: rumpuser::sync::Mutex<Option<rumpuser::Frame>>,
+    mappings: crate::mappings::Mappings,
+}
+
+impl Pager for Overlaid {
+    fn page(&self, index: u64, write: bool) -> crate::Result<rumpuser::Frame> {
+        let mut own = self.own.lock();
+        let replace = write && own.is_none();
+        if replace {
+            *own = Some(rumpuser::rumpuser_frame_alloc()?);
+        }
+        let frame = own.unwrap_or(self.image);
+        rumpuser::rumpuser_frame_retain(frame);
+        drop(own);
+        if replace {
+            self.mappings.revoke(index..index + 1, true);
+        }
+        Ok(frame)
+    }
+
+    fn mappings(&self) -> Option<&crate::mappings::Mappings> {
+        Some(&self.mappings)
+    }
+}
+
+#[test]
+fn an_object_may_revoke_pages_while_it_is_asked() {
+    let space = space();
+    let image = rumpuser::rumpuser_frame_alloc().unwrap();
+    image.write(0, b"i");
+    let object = Arc::new(Overlaid { image, own: Default::default(), mappings: Default::default() });
+    let map = |flags| {
+        let backing = Backing::Pager { pager: object.clone(), first: 0 };
+        space.map(Request { flags, backing, ..Request::anonymous(PAGE_SIZE, WRITE) }).unwrap()
+    };
+    let (shared, private) = (map(EntryFlags::SHARED), map(EntryFlags::empty()));
+    assert_eq!((peek(&space, shared), peek(&space, private)), (Ok(b'i'), Ok(b'i')));
+    poke(&space, shared, b'o').unwrap();
+    assert_eq!((peek(&space, shared), peek(&space, private)), (Ok(b'o'), Ok(b'o')));
+    poke(&space, private, b'p').unwrap();
+    object.mappings.revoke(0..1, true);
+    assert_eq!((peek(&space, shared), peek(&space, private)), (Ok(b'o'), Ok(b'p')));
+    object.mappings.write_protect(0..1);
+    assert_eq!(space.pmap().query(shared).map(|(_, protection)| protection), None);
+    assert_eq!(peek(&space, shared), Ok(b'o'));
+    poke(&space, shared, b'q').unwrap();
+    object.mappings.write_protect(0..1);
+    assert_eq!(space.pmap().query(shared).map(|(_, protection)| protection), Some(READ));
+    space.unmap(shared, PAGE_SIZE).unwrap();
+    space.unmap(private, PAGE_SIZE).unwrap();
+    object.mappings.revoke(0..1, false);
+}
+
 #[test]
 fn private_pages_of_an_object_are_copies() {
     let space = space();
