@@ -49,6 +49,9 @@ pub trait Platform: Sync {
     /// Entropy: fills as much as the platform has; returns how many bytes.
     fn entropy(&self, bytes: &mut [u8]) -> usize;
 
+    /// Tells the launcher that the kernel panicked; [`Platform::halt`] follows. Any context, no allocation.
+    fn panicked(&self) {}
+
     /// Ends the machine.
     fn halt(&self, how: rumpuser::Halt) -> !;
 }

@@ -1,0 +1,122 @@
+//! The serial console: a 16550 at COM1. Output polls, input comes by interrupt.
+
+use alloc::boxed::Box;
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+
+use crate::{interrupts, port};
+
+const BASE: u16 = 0x3f8;
+const ISA_INTERRUPT: u8 = 4;
+/// Registers of the 16550, as offsets.
+const DATA: u16 = 0;
+const INTERRUPT_ENABLE: u16 = 1;
+const FIFO_CONTROL: u16 = 2;
+const INTERRUPT_IDENTIFICATION: u16 = 2;
+const LINE_CONTROL: u16 = 3;
+const MODEM_CONTROL: u16 = 4;
+const LINE_STATUS: u16 = 5;
+const SCRATCH: u16 = 7;
+/// Bits of the line status.
+const DATA_READY: u8 = 1;
+const TRANSMITTER_EMPTY: u8 = 0x20;
+
+/// The console's state: [`UNKNOWN`], [`ABSENT`], or how many bytes fit when the transmitter is empty.
+static STATE: AtomicU8 = AtomicU8::new(UNKNOWN);
+const UNKNOWN: u8 = 255;
+const ABSENT: u8 = 0;
+
+/// Keeps messages of several CPUs apart. A panic doesn't wait for it long.
+static BUSY: AtomicBool = AtomicBool::new(false);
+
+/// About a second: what a wait with interrupts disabled may take, in polls of a microsecond or so.
+const PATIENCE: u32 = 1_000_000;
+
+fn initialise() -> u8 {
+    port::write8(BASE + SCRATCH, 0x5a);
+    let absent = port::read8(BASE + SCRATCH) != 0x5a || port::read8(BASE + LINE_STATUS) == 0xff;
+    let state = if absent {
+        ABSENT
+    } else {
+        port::write8(BASE + INTERRUPT_ENABLE, 0);
+        port::write8(BASE + LINE_CONTROL, 0x80); // the divisor: 1, 115200 baud
+        port::write8(BASE + DATA, 1);
+        port::write8(BASE + INTERRUPT_ENABLE, 0);
+        port::write8(BASE + LINE_CONTROL, 0x03); // 8 bits, no parity, 1 stop bit
+        port::write8(BASE + FIFO_CONTROL, 0xc7); // enabled, cleared, interrupt at 14 bytes
+        port::write8(BASE + MODEM_CONTROL, 0x0b); // DTR, RTS, and OUT2, which lets interrupts through
+        if port::read8(BASE + INTERRUPT_IDENTIFICATION) & 0xc0 == 0xc0 { 16 } else { 1 }
+    };
+    STATE.store(state, Ordering::Relaxed);
+    state
+}
+
+/// Waits until the transmitter is empty. With interrupts disabled it gives up after a while (false).
+fn wait_until_empty(patient: bool) -> bool {
+    let mut polls = 0;
+    while port::read8(BASE + LINE_STATUS) & TRANSMITTER_EMPTY == 0 {
+        polls += 1;
+        if !patient && polls > PATIENCE {
+            return false;
+        }
+        core::hint::spin_loop();
+    }
+    true
+}
+
+/// Writes to the console. Any context.
+pub fn write(bytes: &[u8]) {
+    let room = match STATE.load(Ordering::Relaxed) {
+        UNKNOWN => initialise(),
+        state => state,
+    };
+    if room == ABSENT {
+        return;
+    }
+    let patient = port::interrupts_enabled();
+    let mut polls = 0;
+    let mut owned = true;
+    while BUSY.swap(true, Ordering::Acquire) {
+        // The holder may be a thread that this CPU just interrupted: garbled output is better than none.
+        polls += 1;
+        if polls > PATIENCE {
+            owned = false;
+            break;
+        }
+        core::hint::spin_loop();
+    }
+    for chunk in bytes.chunks(usize::from(room)) {
+        if !wait_until_empty(patient) {
+            break;
+        }
+        port::write_bytes(BASE + DATA, chunk);
+    }
+    if owned {
+        BUSY.store(false, Ordering::Release);
+    }
+}
+
+/// Takes what has arrived from the UART. In the interrupt handler.
+fn receive() {
+    // Reading the identification acknowledges what isn't received data.
+    port::read8(BASE + INTERRUPT_IDENTIFICATION);
+    let mut bytes = [0; 256];
+    let mut count = 0;
+    // Bounded: a stuck status must not keep the CPU here.
+    while count < bytes.len() && port::read8(BASE + LINE_STATUS) & DATA_READY != 0 {
+        bytes[count] = port::read8(BASE + DATA);
+        count += 1;
+    }
+    if count > 0 {
+        bmk::console::input(&bytes[..count]);
+    }
+}
+
+/// Turns on input.
+pub fn start_input() {
+    if matches!(STATE.load(Ordering::Relaxed), UNKNOWN | ABSENT) {
+        return;
+    }
+    if interrupts::establish_isa(ISA_INTERRUPT, Box::new(receive)) {
+        port::write8(BASE + INTERRUPT_ENABLE, 1);
+    }
+}
