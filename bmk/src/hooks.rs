@@ -8,11 +8,18 @@ static STOP: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 /// Behind `rumpuser_console_set_input`.
 pub fn set_console_input(handler: fn(bytes: &[u8])) {
     INPUT.store(handler as *mut (), Ordering::Release);
+    crate::console::registered();
 }
 
 /// Behind `rumpuser_set_stop_handler`.
 pub fn set_stop_handler(handler: fn()) {
     STOP.store(handler as *mut (), Ordering::Release);
+    crate::console::registered();
+}
+
+/// Whether anyone takes console input.
+pub(crate) fn listens() -> bool {
+    !INPUT.load(Ordering::Acquire).is_null()
 }
 
 /// Hands console input to the handler; lost if there is none yet. Thread context.

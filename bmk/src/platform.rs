@@ -75,3 +75,26 @@ pub struct BootInformation {
     /// The command line.
     pub command_line: alloc::string::String,
 }
+
+struct Registered(core::cell::UnsafeCell<Option<&'static dyn Platform>>);
+
+// SAFETY: written once, by the boot CPU before anything else runs; read afterwards.
+unsafe impl Sync for Registered {}
+
+static REGISTERED: Registered = Registered(core::cell::UnsafeCell::new(None));
+
+/// Sets the platform: the first thing that the boot does.
+pub(crate) fn register(platform: &'static dyn Platform) {
+    // SAFETY: nothing else runs yet.
+    unsafe { *REGISTERED.0.get() = Some(platform) };
+}
+
+/// The platform.
+#[inline]
+pub fn platform() -> &'static dyn Platform {
+    // SAFETY: not written any more.
+    match unsafe { *REGISTERED.0.get() } {
+        Some(platform) => platform,
+        None => crate::machine::stop(),
+    }
+}

@@ -112,6 +112,12 @@ impl<'a> Payload<'a> {
         Ok(payload)
     }
 
+    /// How many bytes the payload that begins in `bytes` says it has; `None` if there is none.
+    pub fn length(bytes: &[u8]) -> Option<u64> {
+        let (header, _) = Header::read_from_prefix(bytes).ok()?;
+        (header.magic == MAGIC).then(|| header.length.get())
+    }
+
     fn section(&self, section: Section) -> Option<&'a [u8]> {
         let start = usize::try_from(section.offset.get()).ok()?;
         let end = start.checked_add(usize::try_from(section.length.get()).ok()?)?;

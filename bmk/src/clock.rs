@@ -1,0 +1,92 @@
+//! Time: monotonic from the time-stamp counter, and the page from which the vDSO computes the same.
+
+use core::sync::atomic::{AtomicI64, AtomicPtr, AtomicU64, Ordering};
+
+use rumpuser::{Frame, memory::PAGE_SIZE, user::ClockPage};
+
+use crate::{
+    lock::IrqLock,
+    machine,
+    memory::{frames, layout},
+    platform::platform,
+};
+
+const SECOND: u64 = 1_000_000_000;
+
+static BASE: AtomicU64 = AtomicU64::new(0);
+/// Nanoseconds per tick, 32.32 fixed point.
+static MULTIPLIER: AtomicU64 = AtomicU64::new(0);
+static FREQUENCY: AtomicU64 = AtomicU64::new(0);
+static REALTIME_OFFSET: AtomicI64 = AtomicI64::new(0);
+static PAGE: AtomicPtr<ClockPage> = AtomicPtr::new(core::ptr::null_mut());
+static PAGE_WRITE: IrqLock<()> = IrqLock::new(());
+
+/// Starts the clock, with the counter's frequency in Hz.
+pub fn initialise(frequency: u64) {
+    let frequency = frequency.max(1_000_000);
+    BASE.store(machine::rdtsc(), Ordering::Relaxed);
+    FREQUENCY.store(frequency, Ordering::Relaxed);
+    MULTIPLIER.store((u128::from(SECOND) << 32).div_ceil(u128::from(frequency)) as u64, Ordering::Relaxed);
+    REALTIME_OFFSET.store(platform().realtime() as i64 - now() as i64, Ordering::Relaxed);
+    if let Ok(frame) = frames::allocate(0, frames::For::Kernel) {
+        frames::zero(frame, 1);
+        PAGE.store(layout::direct(frame.physical()) as *mut ClockPage, Ordering::Release);
+    }
+    write_page();
+}
+
+/// Monotonic time in nanoseconds.
+#[inline]
+pub fn now() -> u64 {
+    let ticks = machine::rdtsc().saturating_sub(BASE.load(Ordering::Relaxed));
+    (u128::from(ticks) * u128::from(MULTIPLIER.load(Ordering::Relaxed)) >> 32) as u64
+}
+
+/// The counter's value at a monotonic time.
+pub fn tsc_at(time: u64) -> u64 {
+    let ticks = u128::from(time) * u128::from(FREQUENCY.load(Ordering::Relaxed)) / u128::from(SECOND);
+    // One more, so that the time has come when the counter shows it.
+    u64::try_from(ticks).unwrap_or(u64::MAX).saturating_add(BASE.load(Ordering::Relaxed)).saturating_add(1)
+}
+
+/// Nanoseconds since 1970.
+pub fn realtime() -> u64 {
+    (now() as i64).saturating_add(REALTIME_OFFSET.load(Ordering::Relaxed)) as u64
+}
+
+/// Sets the time of day.
+pub fn set_realtime(time: u64) {
+    REALTIME_OFFSET.store((time as i64).saturating_sub(now() as i64), Ordering::Relaxed);
+    write_page();
+}
+
+/// The counter's frequency in Hz.
+pub fn frequency() -> u64 {
+    FREQUENCY.load(Ordering::Relaxed)
+}
+
+/// Waits busily, for hardware that needs a pause. Works once the frequency is known.
+pub fn delay(nanoseconds: u64) {
+    let end = now().saturating_add(nanoseconds);
+    while now() < end {
+        core::hint::spin_loop();
+    }
+}
+
+/// The frame with the [`ClockPage`].
+pub fn page() -> Frame {
+    Frame(layout::physical(PAGE.load(Ordering::Acquire) as usize) / PAGE_SIZE as u64)
+}
+
+fn write_page() {
+    // SAFETY: the page is allocated for ever, zeroed, and all its fields are atomic.
+    let Some(page) = (unsafe { PAGE.load(Ordering::Acquire).as_ref() }) else { return };
+    let _guard = PAGE_WRITE.lock();
+    page.sequence.fetch_add(1, Ordering::SeqCst);
+    page.base_tsc.store(BASE.load(Ordering::Relaxed), Ordering::SeqCst);
+    page.base_ns.store(0, Ordering::SeqCst);
+    page.multiplier.store(MULTIPLIER.load(Ordering::Relaxed), Ordering::SeqCst);
+    page.realtime_offset.store(REALTIME_OFFSET.load(Ordering::Relaxed), Ordering::SeqCst);
+    page.usable.store(1, Ordering::SeqCst);
+    page.sequence.fetch_add(1, Ordering::SeqCst);
+}

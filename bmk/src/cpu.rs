@@ -1,0 +1,302 @@
+//! Per-CPU data, reached through the GS base while the kernel runs, and the CPU's own tables (GDT, TSS).
+
+use alloc::boxed::Box;
+use core::{
+    arch::asm,
+    cell::{Cell, UnsafeCell},
+    mem::offset_of,
+    ptr::null,
+    sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering},
+};
+
+use rumpuser::{CpuSet, OutOfMemory};
+
+use crate::{
+    machine,
+    memory::{frames::FrameCache, heap::HeapCache, shootdown, stack},
+    platform::HardwareCpu,
+    schedule::{self, thread::Thread},
+    trap,
+};
+
+/// The most CPUs there can be.
+pub const MAXIMUM: usize = 64;
+
+/// Kernel code and data, user data and code: the order that `syscall` and `sysret` want.
+pub const KERNEL_CODE: u16 = 0x08;
+/// Kernel data selector.
+pub const KERNEL_DATA: u16 = 0x10;
+/// User data selector.
+pub const USER_DATA: u16 = 0x1b;
+/// User code selector.
+pub const USER_CODE: u16 = 0x23;
+const TASK: u16 = 0x28;
+
+/// The task state segment (SDM volume 3, section 8.7): only its stacks matter.
+#[repr(C, packed(4))]
+struct TaskState {
+    reserved: u32,
+    privilege_stacks: [u64; 3],
+    reserved2: u64,
+    interrupt_stacks: [u64; 7],
+    reserved3: u64,
+    reserved4: u16,
+    io_map: u16,
+}
+
+/// A CPU. The assembly code uses the fields in front, by the offsets below.
+#[repr(C, align(64))]
+pub struct Cpu {
+    this: Cell<*const Cpu>,
+    /// The running thread.
+    pub current: Cell<*const Thread>,
+    /// The kernel stack pointer to go back to on an entry from user mode.
+    kernel_stack: Cell<u64>,
+    /// The running thread's user context.
+    context: Cell<u64>,
+    /// A word for the entry code.
+    scratch: Cell<u64>,
+    /// Not 0: the thread keeps the CPU.
+    pub preempt_count: AtomicU32,
+    /// Not 0: look at the run queue soon.
+    pub reschedule: AtomicU32,
+    /// Its number.
+    pub number: usize,
+    /// Its number to the platform.
+    pub hardware: HardwareCpu,
+    /// What FS and the user's GS base registers hold.
+    pub loaded_fs: Cell<u64>,
+    /// See `loaded_fs`.
+    pub loaded_gs: Cell<u64>,
+    /// Whose extended state the registers hold.
+    pub extended_owner: Cell<*const Thread>,
+    /// Frames kept.
+    pub frame_cache: FrameCache,
+    /// Heap objects kept.
+    pub heap_cache: HeapCache,
+    /// TLB shootdown requests.
+    pub shootdown: shootdown::Slot,
+    /// The scheduler's part.
+    pub scheduler: schedule::CpuScheduler,
+    gdt: UnsafeCell<[u64; 7]>,
+    task: UnsafeCell<TaskState>,
+}
+
+/// Offset of [`Cpu::current`].
+pub const CURRENT: usize = offset_of!(Cpu, current);
+/// Offset of the kernel stack pointer.
+pub const KERNEL_STACK: usize = offset_of!(Cpu, kernel_stack);
+/// Offset of the context pointer.
+pub const CONTEXT: usize = offset_of!(Cpu, context);
+/// Offset of the scratch word.
+pub const SCRATCH: usize = offset_of!(Cpu, scratch);
+/// Offset of the preemption count.
+pub const PREEMPT_COUNT: usize = offset_of!(Cpu, preempt_count);
+/// Offset of the reschedule flag.
+pub const RESCHEDULE: usize = offset_of!(Cpu, reschedule);
+const NUMBER: usize = offset_of!(Cpu, number);
+
+// SAFETY: the cells are used by their own CPU only, with preemption or interrupts disabled.
+unsafe impl Sync for Cpu {}
+
+impl Cpu {
+    const fn new(number: usize, hardware: HardwareCpu) -> Self {
+        Cpu {
+            this: Cell::new(null()),
+            current: Cell::new(null()),
+            kernel_stack: Cell::new(0),
+            context: Cell::new(0),
+            scratch: Cell::new(0),
+            preempt_count: AtomicU32::new(0),
+            reschedule: AtomicU32::new(0),
+            number,
+            hardware,
+            loaded_fs: Cell::new(u64::MAX >> 1),
+            loaded_gs: Cell::new(u64::MAX >> 1),
+            extended_owner: Cell::new(null()),
+            frame_cache: FrameCache::new(),
+            heap_cache: HeapCache::new(),
+            shootdown: shootdown::Slot::new(),
+            scheduler: schedule::CpuScheduler::new(),
+            gdt: UnsafeCell::new([
+                0,
+                0x00af_9b00_0000_ffff,
+                0x00cf_9300_0000_ffff,
+                0x00cf_f300_0000_ffff,
+                0x00af_fb00_0000_ffff,
+                0,
+                0,
+            ]),
+            task: UnsafeCell::new(TaskState {
+                reserved: 0,
+                privilege_stacks: [0; 3],
+                reserved2: 0,
+                interrupt_stacks: [0; 7],
+                reserved3: 0,
+                reserved4: 0,
+                io_map: size_of::<TaskState>() as u16,
+            }),
+        }
+    }
+}
+
+static BOOT: Cpu = Cpu::new(0, 0);
+static CPUS: [AtomicPtr<Cpu>; MAXIMUM] = [const { AtomicPtr::new(core::ptr::null_mut()) }; MAXIMUM];
+static COUNT: AtomicUsize = AtomicUsize::new(1);
+static ONLINE: AtomicU64 = AtomicU64::new(1);
+static BOOT_HARDWARE: AtomicU32 = AtomicU32::new(0);
+
+/// Gives the boot CPU its data: the first thing that happens.
+pub fn initialise_boot() {
+    register(&BOOT);
+    use_here(&BOOT);
+}
+
+/// Notes the boot CPU's hardware number.
+pub fn set_boot_hardware(hardware: HardwareCpu) {
+    BOOT_HARDWARE.store(hardware, Ordering::Relaxed);
+}
+
+/// Makes the data of another CPU.
+pub fn create(number: usize, hardware: HardwareCpu) -> &'static Cpu {
+    let cpu = Box::leak(Box::new(Cpu::new(number, hardware)));
+    register(cpu);
+    cpu
+}
+
+fn register(cpu: &'static Cpu) {
+    CPUS[cpu.number].store(core::ptr::from_ref(cpu).cast_mut(), Ordering::Release);
+}
+
+/// Points the calling CPU's GS at its data.
+pub fn use_here(cpu: &'static Cpu) {
+    cpu.this.set(cpu);
+    // SAFETY: GS is the kernel's to use; the user's starts at 0.
+    unsafe {
+        machine::wrmsr(machine::MSR_GS_BASE, core::ptr::from_ref(cpu) as u64);
+        machine::wrmsr(machine::MSR_KERNEL_GS_BASE, 0);
+    }
+}
+
+/// The calling CPU. Meaningful only while the caller cannot move to another.
+#[inline(always)]
+pub fn current() -> &'static Cpu {
+    let pointer: *const Cpu;
+    // SAFETY: GS:0 holds the pointer that `use_here` put there, to data that is never freed.
+    unsafe {
+        asm!("mov {}, gs:[0]", out(reg) pointer, options(nostack, preserves_flags, readonly, pure));
+        &*pointer
+    }
+}
+
+/// The running thread; safe to ask at any time, as a thread sees itself wherever it runs.
+#[inline(always)]
+pub fn current_thread() -> &'static Thread {
+    let pointer: *const Thread;
+    // SAFETY: one instruction, so it cannot mix two CPUs; a running thread lives.
+    unsafe {
+        asm!("mov {}, gs:[{}]", out(reg) pointer, const CURRENT, options(nostack, preserves_flags, readonly, pure));
+        &*pointer
+    }
+}
+
+/// The number of the calling CPU.
+#[inline(always)]
+pub fn number() -> usize {
+    let number;
+    // SAFETY: reads a per-CPU word.
+    unsafe {
+        asm!("mov {}, gs:[{}]", out(reg) number, const NUMBER, options(nostack, preserves_flags, readonly))
+    };
+    number
+}
+
+/// A CPU by its number.
+#[inline]
+pub fn get(number: usize) -> Option<&'static Cpu> {
+    let pointer = CPUS.get(number)?.load(Ordering::Acquire);
+    // SAFETY: registered CPUs are never freed.
+    unsafe { pointer.as_ref() }
+}
+
+/// Every CPU that has data.
+pub fn all() -> impl Iterator<Item = &'static Cpu> {
+    (0..MAXIMUM).map_while(get)
+}
+
+/// The platform's number of a CPU.
+pub fn hardware_of(cpu: usize) -> HardwareCpu {
+    if cpu == 0 { BOOT_HARDWARE.load(Ordering::Relaxed) } else { get(cpu).map_or(0, |cpu| cpu.hardware) }
+}
+
+/// How many CPUs run.
+pub fn count() -> usize {
+    COUNT.load(Ordering::Relaxed)
+}
+
+/// The CPUs that run.
+pub fn online() -> CpuSet {
+    ONLINE.load(Ordering::SeqCst)
+}
+
+/// Notes that a CPU runs.
+pub fn set_online(cpu: &Cpu) {
+    ONLINE.fetch_or(1 << cpu.number, Ordering::SeqCst);
+    COUNT.fetch_add(1, Ordering::SeqCst);
+}
+
+/// Loads the calling CPU's tables and control registers; `cpu` is the caller.
+pub fn initialise_tables(cpu: &'static Cpu) -> Result<(), OutOfMemory> {
+    let task = cpu.task.get();
+    // SAFETY: the CPU sets up its own tables, once, with interrupts disabled; the stacks are never freed.
+    unsafe {
+        (*task).privilege_stacks[0] = stack::allocate()? as u64;
+        for number in 0..trap::STACKS {
+            (*task).interrupt_stacks[number] = stack::allocate()? as u64;
+        }
+        let gdt = cpu.gdt.get();
+        let base = task as u64;
+        (*gdt)[5] = (size_of::<TaskState>() as u64 - 1)
+            | (base & 0xff_ffff) << 16
+            | 0x89 << 40
+            | (base >> 24 & 0xff) << 56;
+        (*gdt)[6] = base >> 32;
+        let pointer = DescriptorTable { limit: (size_of::<[u64; 7]>() - 1) as u16, base: gdt as u64 };
+        asm!(
+            "lgdt [{pointer}]",
+            "push {code}",
+            "lea {scratch}, [rip + 2f]",
+            "push {scratch}",
+            "retfq",
+            "2:",
+            "mov ds, {data:e}",
+            "mov es, {data:e}",
+            "mov ss, {data:e}",
+            "ltr {task:x}",
+            pointer = in(reg) &raw const pointer,
+            code = in(reg) u64::from(KERNEL_CODE),
+            data = in(reg) u32::from(KERNEL_DATA),
+            task = in(reg) TASK,
+            scratch = out(reg) _,
+        );
+    }
+    trap::load();
+    Ok(())
+}
+
+/// What `lgdt` and `lidt` take.
+#[repr(C, packed)]
+pub struct DescriptorTable {
+    /// Bytes less one.
+    pub limit: u16,
+    /// Linear address.
+    pub base: u64,
+}
+
+/// Restores the interrupt state, without a look at the run queue.
+#[inline]
+pub fn restore_flags(state: usize) {
+    if state as u64 & machine::FLAG_INTERRUPT != 0 {
+        machine::interrupts_enable();
+    }
+}

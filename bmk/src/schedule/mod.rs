@@ -1,0 +1,584 @@
+//! The scheduler: a run queue per CPU, fair by virtual runtime, preemptive, tickless.
+//!
+//! A queue is locked with interrupts disabled. Whoever wakes a thread waits until the thread's last CPU has let
+//! go of it; a CPU on its way through the scheduler takes no lock but the queues', so that is never long.
+
+pub mod queue;
+pub mod switch;
+pub mod thread;
+
+use alloc::sync::Arc;
+use core::{
+    cell::Cell,
+    ptr::null,
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+};
+
+use rumpuser::{NEVER, OutOfMemory, ThreadSpec};
+
+use crate::{
+    clock,
+    cpu::{self, Cpu},
+    lock::{IrqLock, Spin},
+    machine,
+    memory::{pmap::AddressSpace, stack},
+    platform::{WAKE_VECTOR, platform},
+};
+use queue::{Sorted, WEIGHT};
+use thread::{Thread, state};
+
+/// How long a thread runs while others wait.
+const SLICE: u64 = 3_000_000;
+/// How far ahead of the first in the queue a thread may get before it yields to a newcomer.
+const GRANULARITY: u64 = 500_000;
+/// How far before the others a thread that slept may be placed.
+const SLEEPER_BONUS: i64 = 3_000_000;
+/// How far behind.
+const LAG_LIMIT: i64 = 50_000_000;
+/// One trap in so many is timed.
+const SAMPLING: u32 = 16;
+
+/// The ready threads of a CPU.
+struct RunQueue {
+    ready: Sorted<&'static Thread>,
+    /// A virtual runtime that only grows: where newcomers are placed.
+    minimum: u64,
+}
+
+/// The scheduler's part of a CPU.
+pub struct CpuScheduler {
+    queue: Spin<RunQueue>,
+    /// How many are in the queue, to look at without the lock.
+    length: AtomicUsize,
+    sleepers: Spin<Sorted<&'static Thread>>,
+    idle: Cell<*const Thread>,
+    /// The thread that is being switched from.
+    pub previous: Cell<*const Thread>,
+    /// The address space that CR3 points to; the CPU holds a reference.
+    pub loaded: Cell<*const AddressSpace>,
+    /// When the timer is set to fire.
+    armed: Cell<u64>,
+    slice_end: Cell<u64>,
+    /// When the account was last brought up to date.
+    accounted: AtomicU64,
+    /// The running thread's virtual runtime then.
+    virtual_runtime: AtomicU64,
+    busy: AtomicU64,
+    kernel: AtomicU64,
+    idled: AtomicU64,
+}
+
+impl CpuScheduler {
+    /// An idle one.
+    pub const fn new() -> Self {
+        CpuScheduler {
+            queue: Spin::new(RunQueue { ready: Sorted::new(), minimum: 1 << 40 }),
+            length: AtomicUsize::new(0),
+            sleepers: Spin::new(Sorted::new()),
+            idle: Cell::new(null()),
+            previous: Cell::new(null()),
+            loaded: Cell::new(null()),
+            armed: Cell::new(NEVER),
+            slice_end: Cell::new(NEVER),
+            accounted: AtomicU64::new(0),
+            virtual_runtime: AtomicU64::new(0),
+            busy: AtomicU64::new(0),
+            kernel: AtomicU64::new(0),
+            idled: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Default for CpuScheduler {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// CPUs with nothing to do.
+static IDLE: AtomicU64 = AtomicU64::new(0);
+static THREADS: AtomicUsize = AtomicUsize::new(0);
+/// How many threads the queues have room for.
+static CAPACITY: IrqLock<usize> = IrqLock::new(0);
+
+/// Makes the calling code the CPU's idle thread.
+pub fn adopt(cpu: &'static Cpu, stack_top: usize) {
+    let idle = Thread::idle(cpu.number, stack_top);
+    cpu.scheduler.idle.set(idle);
+    cpu.current.set(idle);
+    cpu.scheduler.accounted.store(clock::now(), Ordering::Relaxed);
+    let capacity = CAPACITY.lock();
+    let _ = cpu.scheduler.queue.lock().ready.reserve(*capacity);
+    let _ = cpu.scheduler.sleepers.lock().reserve(*capacity);
+}
+
+/// Makes room for one more thread in every queue.
+pub fn reserve() -> Result<(), OutOfMemory> {
+    let threads = THREADS.fetch_add(1, Ordering::Relaxed) + 1;
+    let mut capacity = CAPACITY.lock();
+    if threads <= *capacity {
+        return Ok(());
+    }
+    let wanted = (threads * 2).max(32);
+    for cpu in cpu::all() {
+        let room = cpu.scheduler.queue.lock().ready.reserve(wanted);
+        if room.is_err() || cpu.scheduler.sleepers.lock().reserve(wanted).is_err() {
+            THREADS.fetch_sub(1, Ordering::Relaxed);
+            return Err(OutOfMemory);
+        }
+    }
+    *capacity = wanted;
+    Ok(())
+}
+
+/// Starts a thread.
+pub fn spawn(spec: ThreadSpec) -> Result<Arc<Thread>, OutOfMemory> {
+    stack::trim();
+    let thread = Thread::new(spec)?;
+    let running: &'static Thread = {
+        let pointer = Arc::into_raw(thread.clone());
+        // SAFETY: the scheduler's reference, kept until the thread ends.
+        unsafe { &*pointer }
+    };
+    running.state.store(state::READY, Ordering::Relaxed);
+    running.cpu.store(cpu::number(), Ordering::Relaxed);
+    let flags = machine::interrupts_disable();
+    enqueue(running);
+    interrupts_restore(flags);
+    Ok(thread)
+}
+
+/// Whether a thread is a CPU's idle loop.
+pub fn is_idle(thread: &Thread) -> bool {
+    cpu::get(thread.cpu.load(Ordering::Relaxed))
+        .is_some_and(|cpu| core::ptr::eq(cpu.scheduler.idle.get(), thread))
+}
+
+/// Brings the account of the calling CPU up to date; returns the time.
+fn account(cpu: &Cpu, thread: &Thread) -> u64 {
+    let scheduler = &cpu.scheduler;
+    let now = clock::now();
+    let used = now.saturating_sub(scheduler.accounted.swap(now, Ordering::Relaxed));
+    if core::ptr::eq(scheduler.idle.get(), thread) {
+        scheduler.idled.fetch_add(used, Ordering::Relaxed);
+    } else {
+        thread.runtime.fetch_add(used, Ordering::Relaxed);
+        let virtual_used = if thread.weight() == WEIGHT { used } else { used * WEIGHT / thread.weight() };
+        let runtime = thread.virtual_runtime.fetch_add(virtual_used, Ordering::Relaxed) + virtual_used;
+        scheduler.virtual_runtime.store(runtime, Ordering::Relaxed);
+        scheduler.busy.fetch_add(used, Ordering::Relaxed);
+        if !thread.has_user.load(Ordering::Relaxed) {
+            scheduler.kernel.fetch_add(used, Ordering::Relaxed);
+        }
+    }
+    now
+}
+
+/// CPU time of a thread up to now.
+pub fn runtime_of(thread: &Thread) -> u64 {
+    let settled = thread.runtime.load(Ordering::Relaxed);
+    if !thread.on_cpu.load(Ordering::Relaxed) {
+        return settled;
+    }
+    let running = cpu::get(thread.cpu.load(Ordering::Relaxed))
+        .map_or(0, |cpu| clock::now().saturating_sub(cpu.scheduler.accounted.load(Ordering::Relaxed)));
+    settled + running
+}
+
+/// A trap of the calling thread begins; some are timed.
+#[inline]
+pub fn account_trap(thread: &Thread) {
+    let traps = thread.traps.get().wrapping_add(1);
+    thread.traps.set(traps);
+    if traps % SAMPLING == 0 {
+        thread.sample.set(runtime_of(thread));
+    }
+}
+
+/// The calling thread is about to run user code.
+#[inline]
+pub fn account_entry(thread: &Thread) {
+    if thread.traps.get() % SAMPLING == 0 {
+        if !thread.has_user.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let used = runtime_of(thread).saturating_sub(thread.sample.get()) * u64::from(SAMPLING);
+        thread.kernel_time.fetch_add(used, Ordering::Relaxed);
+        cpu::current().scheduler.kernel.fetch_add(used, Ordering::Relaxed);
+        // An interrupted execution comes here again: it is not another sample.
+        thread.traps.set(thread.traps.get().wrapping_add(1));
+    }
+}
+
+/// Time of a CPU: user, kernel, idle.
+pub fn cpu_times(cpu: usize) -> (u64, u64, u64) {
+    let Some(cpu) = cpu::get(cpu) else { return (0, 0, 0) };
+    let scheduler = &cpu.scheduler;
+    let (busy, idle) = (scheduler.busy.load(Ordering::Relaxed), scheduler.idled.load(Ordering::Relaxed));
+    let kernel = scheduler.kernel.load(Ordering::Relaxed).min(busy);
+    let open = clock::now().saturating_sub(scheduler.accounted.load(Ordering::Relaxed));
+    if IDLE.load(Ordering::Relaxed) & 1 << cpu.number != 0 {
+        (busy - kernel, kernel, idle + open)
+    } else {
+        (busy - kernel + open, kernel, idle)
+    }
+}
+
+/// The CPU for a thread that becomes ready: its last one if that is idle, another idle one, or its last one.
+fn choose(thread: &Thread) -> &'static Cpu {
+    let online = cpu::online();
+    let allowed = match thread.affinity.load(Ordering::Relaxed) & online {
+        0 => online,
+        allowed => allowed,
+    };
+    let last = thread.cpu.load(Ordering::Relaxed);
+    let mut idle = IDLE.load(Ordering::SeqCst) & allowed;
+    while idle != 0 {
+        let candidate = if idle & 1 << last != 0 { last } else { idle.trailing_zeros() as usize };
+        if IDLE.fetch_and(!(1 << candidate), Ordering::SeqCst) & 1 << candidate != 0
+            && let Some(cpu) = cpu::get(candidate)
+        {
+            return cpu;
+        }
+        idle = IDLE.load(Ordering::SeqCst) & allowed;
+    }
+    let choice = if allowed & 1 << last != 0 { last } else { least_loaded(allowed) };
+    cpu::get(choice).unwrap_or_else(cpu::current)
+}
+
+fn least_loaded(allowed: u64) -> usize {
+    cpu::all()
+        .filter(|cpu| allowed & 1 << cpu.number != 0)
+        .min_by_key(|cpu| cpu.scheduler.length.load(Ordering::Relaxed))
+        .map_or(0, |cpu| cpu.number)
+}
+
+/// Puts a thread that no CPU holds on a run queue. Interrupts are disabled, no queue is locked.
+pub fn enqueue(thread: &'static Thread) {
+    let cpu = choose(thread);
+    let scheduler = &cpu.scheduler;
+    let now = clock::now();
+    let (alone, placed) = {
+        let mut queue = scheduler.queue.lock();
+        let slept = now.saturating_sub(thread.parked_at.load(Ordering::Relaxed)) as i64;
+        let lag = (thread.virtual_runtime.load(Ordering::Relaxed) as i64).saturating_sub(slept);
+        let placed = queue.minimum.wrapping_add_signed(lag.clamp(-SLEEPER_BONUS, LAG_LIMIT));
+        thread.virtual_runtime.store(placed, Ordering::Relaxed);
+        thread.cpu.store(cpu.number, Ordering::Relaxed);
+        let alone = queue.ready.is_empty();
+        queue.ready.insert(placed, thread.number(), thread);
+        scheduler.length.store(queue.ready.len(), Ordering::Relaxed);
+        (alone, placed)
+    };
+    // A queue that was empty has no slice timer set. Otherwise only a thread that is ahead disturbs.
+    let running = scheduler.virtual_runtime.load(Ordering::Relaxed)
+        + now.saturating_sub(scheduler.accounted.load(Ordering::Relaxed));
+    if alone || placed + GRANULARITY < running {
+        kick(cpu);
+    }
+}
+
+/// Makes a CPU go through the scheduler soon.
+fn kick(cpu: &Cpu) {
+    let before = cpu.reschedule.swap(1, Ordering::SeqCst);
+    if before == 0 && cpu.number != cpu::number() {
+        platform().send_interrupt(cpu.hardware, WAKE_VECTOR);
+    }
+}
+
+/// Wakes a parked thread; nothing if it isn't, or someone else does.
+pub fn wake(thread: &Thread) {
+    let flags = machine::interrupts_disable();
+    if thread.state.compare_exchange(state::PARKED, state::READY, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    {
+        while thread.on_cpu.load(Ordering::Acquire) {
+            core::hint::spin_loop();
+        }
+        // SAFETY: a thread that was parked lives until it runs again and ends.
+        enqueue(unsafe { &*core::ptr::from_ref(thread) });
+    }
+    interrupts_restore(flags);
+}
+
+/// Interrupts the CPU on which a thread runs, so that it looks at its flags.
+pub fn kick_if_running(thread: &Thread) {
+    let flags = machine::interrupts_disable();
+    if thread.on_cpu.load(Ordering::SeqCst)
+        && let Some(cpu) = cpu::get(thread.cpu.load(Ordering::SeqCst))
+        && cpu.number != cpu::number()
+    {
+        platform().send_interrupt(cpu.hardware, WAKE_VECTOR);
+    }
+    interrupts_restore(flags);
+}
+
+/// Moves a thread that may not stay where it is.
+pub fn affinity_changed(thread: &Thread) {
+    let flags = machine::interrupts_disable();
+    let place = thread.cpu.load(Ordering::SeqCst);
+    if thread.affinity.load(Ordering::SeqCst) & 1 << place == 0
+        && let Some(cpu) = cpu::get(place)
+    {
+        if thread.on_cpu.load(Ordering::SeqCst) {
+            cpu.reschedule.store(0, Ordering::SeqCst);
+            kick(cpu);
+        } else {
+            let mut queue = cpu.scheduler.queue.lock();
+            let found = queue.ready.take(|ready| ready.number() == thread.number());
+            let minimum = queue.minimum;
+            cpu.scheduler.length.store(queue.ready.len(), Ordering::Relaxed);
+            drop(queue);
+            if let Some(found) = found {
+                leave(found, minimum, clock::now());
+                enqueue(found);
+            }
+        }
+    }
+    interrupts_restore(flags);
+}
+
+/// Makes a thread's virtual runtime relative, as it leaves a queue's CPU.
+fn leave(thread: &Thread, minimum: u64, now: u64) {
+    let lag = thread.virtual_runtime.load(Ordering::Relaxed).wrapping_sub(minimum);
+    thread.virtual_runtime.store(lag, Ordering::Relaxed);
+    thread.parked_at.store(now, Ordering::Relaxed);
+}
+
+/// Chooses who runs next, and switches. Interrupts are disabled, preemption is not.
+pub fn reschedule() {
+    pass(false);
+}
+
+fn pass(yielding: bool) {
+    let cpu = cpu::current();
+    let scheduler = &cpu.scheduler;
+    let previous = cpu::current_thread();
+    cpu.reschedule.store(0, Ordering::SeqCst);
+    let now = account(cpu, previous);
+    let idle = core::ptr::eq(scheduler.idle.get(), previous);
+    let runs_on = !idle && previous.state.load(Ordering::SeqCst) == state::RUNNING;
+    let may_stay = allowed_here(previous, cpu);
+    let next = {
+        let mut queue = scheduler.queue.lock();
+        let runtime = previous.virtual_runtime.load(Ordering::Relaxed);
+        let first = queue.ready.first_key();
+        let lowest = if idle { first } else { Some(first.map_or(runtime, |first| first.min(runtime))) };
+        queue.minimum = queue.minimum.max(lowest.unwrap_or(0));
+        let stays = runs_on
+            && may_stay
+            && first.is_none_or(|first| {
+                let head_start = if now < scheduler.slice_end.get() { GRANULARITY } else { 0 };
+                !yielding && runtime <= first + head_start
+            });
+        if stays {
+            Some(previous)
+        } else {
+            let next = queue.ready.pop();
+            if runs_on && may_stay {
+                previous.state.store(state::READY, Ordering::Relaxed);
+                queue.ready.insert(runtime, previous.number(), previous);
+            } else if !idle {
+                leave(previous, queue.minimum, now);
+            }
+            scheduler.length.store(queue.ready.len(), Ordering::Relaxed);
+            next
+        }
+    };
+    let next = next.or_else(|| steal(cpu, now)).unwrap_or_else(|| {
+        // SAFETY: set by `adopt`, never freed.
+        unsafe { &*scheduler.idle.get() }
+    });
+    let waiting = scheduler.length.load(Ordering::Relaxed) > 0;
+    let continues = core::ptr::eq(next, previous);
+    if !continues || now >= scheduler.slice_end.get() || scheduler.slice_end.get() == NEVER {
+        scheduler.slice_end.set(if waiting { now + SLICE } else { NEVER });
+    }
+    scheduler.virtual_runtime.store(next.virtual_runtime.load(Ordering::Relaxed), Ordering::Relaxed);
+    arm(cpu);
+    if !continues {
+        switch::switch(cpu, previous, next);
+    }
+}
+
+fn allowed_here(thread: &Thread, cpu: &Cpu) -> bool {
+    let affinity = thread.affinity.load(Ordering::SeqCst);
+    affinity & 1 << cpu.number != 0 || affinity & cpu::online() == 0
+}
+
+/// Takes a thread from another CPU's queue, the longest first.
+fn steal(cpu: &Cpu, now: u64) -> Option<&'static Thread> {
+    let mut tried = 1u64 << cpu.number;
+    loop {
+        let victim = cpu::all()
+            .filter(|other| {
+                tried & 1 << other.number == 0 && other.scheduler.length.load(Ordering::Relaxed) > 0
+            })
+            .max_by_key(|other| other.scheduler.length.load(Ordering::Relaxed))?;
+        tried |= 1 << victim.number;
+        let Some(mut queue) = victim.scheduler.queue.try_lock() else { continue };
+        let taken =
+            queue.ready.take(|thread| allowed_here(thread, cpu) && !thread.on_cpu.load(Ordering::Acquire));
+        victim.scheduler.length.store(queue.ready.len(), Ordering::Relaxed);
+        let minimum = queue.minimum;
+        drop(queue);
+        if let Some(thread) = taken {
+            leave(thread, minimum, now);
+            let lag = thread.virtual_runtime.load(Ordering::Relaxed) as i64;
+            let here = cpu.scheduler.queue.lock().minimum;
+            let placed = here.wrapping_add_signed(lag.clamp(-SLEEPER_BONUS, LAG_LIMIT));
+            thread.virtual_runtime.store(placed, Ordering::Relaxed);
+            return Some(thread);
+        }
+    }
+}
+
+/// Sets the timer for the next sleeper or the end of the slice, if it isn't set early enough.
+fn arm(cpu: &Cpu) {
+    let scheduler = &cpu.scheduler;
+    let sleeper = scheduler.sleepers.lock().first_key().unwrap_or(NEVER);
+    let deadline = sleeper.min(scheduler.slice_end.get());
+    if deadline < scheduler.armed.get() {
+        scheduler.armed.set(deadline);
+        platform().set_timer(clock::tsc_at(deadline));
+    }
+}
+
+/// The timer fired. Interrupts are disabled.
+pub fn timer_interrupt() {
+    let cpu = cpu::current();
+    let scheduler = &cpu.scheduler;
+    scheduler.armed.set(NEVER);
+    let now = clock::now();
+    loop {
+        let mut sleepers = scheduler.sleepers.lock();
+        let due = sleepers.first_key().is_some_and(|deadline| deadline <= now);
+        let Some(thread) = due.then(|| sleepers.pop()).flatten() else { break };
+        drop(sleepers);
+        wake(thread);
+    }
+    if now >= scheduler.slice_end.get() {
+        cpu.reschedule.store(1, Ordering::SeqCst);
+        let idle = IDLE.load(Ordering::SeqCst);
+        if scheduler.length.load(Ordering::Relaxed) > 0
+            && let Some(other) = cpu::get(idle.trailing_zeros() as usize)
+        {
+            kick(other);
+        }
+    }
+    arm(cpu);
+}
+
+/// At the end of an interrupt of kernel code. Interrupts are disabled.
+pub fn preempt_from_interrupt() {
+    let cpu = cpu::current();
+    // The idle loop looks by itself.
+    let idle = core::ptr::eq(cpu.scheduler.idle.get(), cpu.current.get());
+    if cpu.reschedule.load(Ordering::Relaxed) != 0 && cpu.preempt_count.load(Ordering::Relaxed) == 0 && !idle
+    {
+        reschedule();
+    }
+}
+
+/// Whether the calling code may sleep.
+pub fn may_sleep() -> bool {
+    cpu::current().preempt_count.load(Ordering::Relaxed) == 0
+}
+
+/// See `rumpuser_park`.
+pub fn park(deadline: u64) {
+    let thread = cpu::current_thread();
+    if thread.token.swap(false, Ordering::SeqCst) || deadline != NEVER && deadline <= clock::now() {
+        return;
+    }
+    let flags = machine::interrupts_disable();
+    let cpu = cpu::current();
+    let preemptions = cpu.preempt_count.load(Ordering::Relaxed);
+    assert!(preemptions == 0, "a thread parks while it holds {preemptions} spin locks");
+    if deadline != NEVER {
+        cpu.scheduler.sleepers.lock().insert(deadline, thread.number(), thread);
+    }
+    thread.state.store(state::PARKED, Ordering::SeqCst);
+    // An unpark may have come in between: take it back, unless the waker already acts on it.
+    let stays = thread.token.load(Ordering::SeqCst)
+        && thread
+            .state
+            .compare_exchange(state::PARKED, state::RUNNING, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok();
+    if !stays {
+        reschedule();
+    }
+    thread.token.swap(false, Ordering::SeqCst);
+    if deadline != NEVER {
+        cpu.scheduler.sleepers.lock().remove(deadline, thread.number());
+    }
+    interrupts_restore(flags);
+}
+
+/// See `rumpuser_yield`.
+pub fn yield_now() {
+    let flags = machine::interrupts_disable();
+    if cpu::current().preempt_count.load(Ordering::Relaxed) == 0 {
+        pass(true);
+    }
+    interrupts_restore(flags);
+}
+
+/// Ends the calling thread.
+pub fn exit() -> ! {
+    set_pmap(None);
+    THREADS.fetch_sub(1, Ordering::Relaxed);
+    machine::cli();
+    cpu::current_thread().state.store(state::DEAD, Ordering::SeqCst);
+    reschedule();
+    unreachable!("a dead thread runs")
+}
+
+/// Makes `pmap` the calling thread's address space.
+pub fn set_pmap(pmap: Option<Arc<dyn rumpuser::Pmap>>) {
+    let thread = cpu::current_thread();
+    let space = pmap
+        .as_ref()
+        .and_then(|pmap| pmap.as_any().downcast_ref::<crate::memory::pmap::KernelPmap>())
+        .map_or(null(), |pmap| Arc::as_ptr(pmap.space()));
+    let flags = machine::interrupts_disable();
+    thread.space.set(space);
+    switch::load_space(cpu::current(), space);
+    // SAFETY: the thread's own field.
+    let before = core::mem::replace(unsafe { &mut *thread.pmap.get() }, pmap);
+    interrupts_restore(flags);
+    drop(before);
+}
+
+/// See `rumpuser_interrupts_restore`: a reschedule that came up meanwhile happens here.
+#[inline]
+pub fn interrupts_restore(flags: usize) {
+    if flags as u64 & machine::FLAG_INTERRUPT != 0 {
+        let cpu = cpu::current();
+        if cpu.reschedule.load(Ordering::Relaxed) != 0 && cpu.preempt_count.load(Ordering::Relaxed) == 0 {
+            reschedule();
+        }
+        machine::interrupts_enable();
+    }
+}
+
+/// See `rumpuser_preempt_enable`, when the count has come to 0 and a reschedule waits.
+#[cold]
+pub fn preempt_pending() {
+    if machine::interrupts_enabled() {
+        machine::cli();
+        interrupts_restore(machine::FLAG_INTERRUPT as usize);
+    }
+}
+
+/// What a CPU does when it has nothing to do. Interrupts are disabled.
+pub fn idle() -> ! {
+    let cpu = cpu::current();
+    loop {
+        reschedule();
+        IDLE.fetch_or(1 << cpu.number, Ordering::SeqCst);
+        if cpu.reschedule.load(Ordering::SeqCst) == 0 {
+            machine::wait_for_interrupt();
+        }
+        IDLE.fetch_and(!(1 << cpu.number), Ordering::SeqCst);
+    }
+}

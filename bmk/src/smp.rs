@@ -1,0 +1,115 @@
+//! Starting the other CPUs.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use crate::{
+    boot::{Image, loader::Loaded},
+    clock, cpu, machine,
+    memory::{kernel_map, layout, stack},
+    message,
+    platform::{HardwareCpu, platform},
+    schedule, trap,
+};
+
+/// The words behind the trampoline's code, as kernel/src/boot.rs lays them out.
+#[repr(C)]
+pub struct TrampolineWords {
+    far32: [u32; 2],
+    far64: [u32; 2],
+    gdtr: u64,
+    cr3: u64,
+    stack: u64,
+    entry: u64,
+    argument: u64,
+}
+
+/// How long a CPU may take to come up.
+const PATIENCE: u64 = 500_000_000;
+/// The number of the CPU that has come up last.
+static ARRIVED: AtomicU64 = AtomicU64::new(0);
+
+/// Turns on the features that every CPU should have: global pages, SMEP, no user access to FS and GS bases (so
+/// that they change by system call only, and entries need not save them).
+pub fn enable_features() {
+    let mut value = machine::cr4() | 1 << 7;
+    if machine::cpuid(0, 0)[0] >= 7 && machine::cpuid(7, 0)[1] & 1 << 7 != 0 {
+        value |= 1 << 20;
+    }
+    // SAFETY: global pages are set up; user pages are never executed by the kernel.
+    unsafe { machine::set_cr4(value & !(1 << 16)) };
+}
+
+/// Starts the CPUs of `others`, one after the other.
+pub fn start(image: &Image, loaded: &Loaded, others: &[HardwareCpu]) {
+    if others.is_empty() {
+        return;
+    }
+    let Some(page) = loaded.low_page() else {
+        message!("one CPU only: no memory below 640 KiB to start others from");
+        return;
+    };
+    let (code, words_at) = image.trampoline;
+    let place = layout::direct(page);
+    // SAFETY: the page is usable memory below 1 MiB, which the allocator doesn't own, in the direct map.
+    let words = unsafe {
+        core::ptr::copy_nonoverlapping(code.as_ptr(), place as *mut u8, code.len());
+        &mut *((place + words_at) as *mut TrampolineWords)
+    };
+    words.far32[0] += page as u32;
+    words.far64[0] += page as u32;
+    // SAFETY: the offset of the pseudo-descriptor's base, inside the page.
+    unsafe {
+        let base = (place + words.gdtr as usize + 2) as *mut u32;
+        base.write_unaligned(base.read_unaligned() + page as u32);
+    }
+    // The boot tables, which map low memory to itself, with the kernel's half as it is now.
+    words.cr3 = layout::physical(image.boot_tables);
+    // SAFETY: both are top-level tables that live for ever; nobody uses the first any more.
+    let (boot, kernel) = unsafe { (layout::table(words.cr3), layout::table(kernel_map::root())) };
+    for (boot, kernel) in boot.iter().zip(kernel).skip(256) {
+        boot.store(kernel.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+    words.entry = arrive as *const () as u64;
+    for (index, &hardware) in others.iter().take(cpu::MAXIMUM - 1).enumerate() {
+        let Ok(stack) = stack::allocate() else {
+            message!("too little memory for more than {} CPUs", cpu::count());
+            return;
+        };
+        let new = cpu::create(cpu::count(), hardware);
+        words.stack = stack as u64;
+        words.argument = core::ptr::from_ref(new) as u64;
+        STACK.store(stack as u64, Ordering::SeqCst);
+        platform().start_cpu(hardware, page);
+        let end = clock::now() + PATIENCE;
+        while ARRIVED.load(Ordering::SeqCst) != new.number as u64 {
+            if clock::now() > end {
+                message!("CPU {} (number {hardware} to the hardware) doesn't start", index + 1);
+                return;
+            }
+            core::hint::spin_loop();
+        }
+    }
+}
+
+/// The stack of the CPU that is coming up.
+static STACK: AtomicU64 = AtomicU64::new(0);
+
+/// The first Rust code of another CPU.
+extern "sysv64" fn arrive(this: &'static cpu::Cpu) -> ! {
+    // SAFETY: the kernel's tables map all that the trampoline's did, but the identity.
+    unsafe {
+        machine::set_cr3(kernel_map::root());
+    }
+    cpu::use_here(this);
+    enable_features();
+    let stack = STACK.load(Ordering::SeqCst) as usize;
+    if cpu::initialise_tables(this).is_err() {
+        machine::stop();
+    }
+    trap::extended::initialise();
+    platform().initialise_cpu();
+    schedule::adopt(this, stack);
+    cpu::set_online(this);
+    ARRIVED.store(this.number as u64, Ordering::SeqCst);
+    schedule::idle()
+}
