@@ -72,6 +72,33 @@ pub enum Command {
     /// Boot an image under QEMU and end as its program ends.
     #[command(after_help = RUN_EXAMPLES)]
     Run(RunArguments),
+    /// Say what is in an image.
+    Inspect {
+        /// The image: ELF, ISO or raw.
+        image: PathBuf,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        /// List every file.
+        #[arg(long)]
+        files: bool,
+    },
+    /// Say what this machine has and lacks, and the command that mends it.
+    Doctor {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the completions of a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages to a folder.
+    Man {
+        /// The folder; made if absent.
+        folder: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -124,13 +124,44 @@ pub fn note(manifest: &Manifest) -> Vec<u8> {
     note
 }
 
-/// Reads the manifest of a note.
-pub fn from_note(note: &[u8]) -> Option<Manifest> {
-    let word = |at: usize| Some(u32::from_le_bytes(note.get(at..at + 4)?.try_into().ok()?) as usize);
-    let name_end = 12usize.checked_add(word(0)?)?;
-    if note.get(12..name_end)? != NOTE_NAME || word(8)? != NOTE_TYPE as usize {
-        return None;
+/// Finds the manifest among notes.
+pub fn from_notes(mut notes: &[u8]) -> Option<Manifest> {
+    loop {
+        let word = |at: usize| Some(u32::from_le_bytes(notes.get(at..at + 4)?.try_into().ok()?) as usize);
+        let name_end = 12usize.checked_add(word(0)?)?;
+        let start = name_end.checked_next_multiple_of(4)?;
+        let end = start.checked_add(word(4)?)?;
+        if notes.get(12..name_end)? == NOTE_NAME && word(8)? == NOTE_TYPE as usize {
+            return serde_json::from_slice(notes.get(start..end)?).ok();
+        }
+        notes = notes.get(end.checked_next_multiple_of(4)?..)?;
     }
-    let json = note.get(name_end..name_end.checked_add(word(4)?)?)?;
-    serde_json::from_slice(json).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_manifest_is_found_behind_other_notes() {
+        let manifest = Manifest {
+            tool: "1".into(),
+            config: "hw_direct".into(),
+            hostname: "h".into(),
+            programs: vec![],
+            environment: vec!["A=b".into()],
+            mounts: vec![],
+            kernel: Kernel { sha256: "ab".into(), bytes: 1, memory: 2, symbols: 3 },
+            rootfs: RootFs { sha256: "cd".into(), bytes: 4096, files: 1 },
+            payload_address: 0x20_0000,
+        };
+        let mut notes = vec![4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0];
+        notes.extend(b"Xen\0\x01\x02\x03\x04");
+        assert_eq!(from_notes(&notes), None);
+        notes.extend(note(&manifest));
+        assert_eq!(from_notes(&notes), Some(manifest));
+        for length in 0..notes.len() {
+            from_notes(&notes[..length]);
+        }
+    }
 }

@@ -49,7 +49,7 @@ pub fn bake(arguments: &BakeArguments, progress: &Progress) -> Result<ExitCode> 
     let manifest = bake::bake(&request, progress)?;
     progress.finish();
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&manifest)?);
+        super::print_json(&manifest)?;
     } else {
         progress.say(&format!(
             "{}: {} files, {} in the root file system, kernel {}",

@@ -1,11 +1,14 @@
 //! What each command does with its arguments.
 
 mod bake;
+mod doctor;
+mod inspect;
 mod run;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{ffi::OsString, io::Write, process::ExitCode};
 
 use anyhow::{Context, Result};
+use clap::CommandFactory;
 use toolchain::configs;
 
 use crate::{
@@ -13,6 +16,8 @@ use crate::{
     progress::Progress,
 };
 
+/// The program's name.
+const NAME: &str = "rumprun-bake";
 /// Exit status of a command that failed.
 pub const FAILURE: u8 = 1;
 
@@ -24,6 +29,20 @@ pub fn execute(arguments: Arguments) -> Result<ExitCode> {
         Command::Describe { config } => describe(&config),
         Command::Bake(bake) => bake::bake(&bake, &progress),
         Command::Run(run) => run::run(&run, &progress),
+        Command::Inspect { image, json, files } => inspect::inspect(&image, json, files),
+        Command::Doctor { json } => doctor::doctor(json),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), NAME, &mut script);
+            print(&String::from_utf8_lossy(&script))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man { folder } => {
+            std::fs::create_dir_all(&folder)
+                .and_then(|()| clap_mangen::generate_to(Arguments::command(), &folder))
+                .with_context(|| folder.display().to_string())?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 
@@ -33,21 +52,39 @@ fn list(json: bool) -> Result<ExitCode> {
             .iter()
             .map(|config| serde_json::json!({ "name": config.name, "summary": config.summary }))
             .collect();
-        println!("{}", serde_json::to_string_pretty(&rows)?);
+        print_json(&rows)?;
     } else {
-        for config in configs::CONFIGS {
-            println!("{:<12} {}", config.name, config.summary);
-        }
+        let line = |config: &configs::Config| format!("{:<12} {}\n", config.name, config.summary);
+        print(&configs::CONFIGS.iter().map(line).collect::<String>())?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn describe(name: &str) -> Result<ExitCode> {
     let config = configs::find(name)?;
-    println!("{}: {}\n\n{}\n", config.name, config.summary, config.description);
-    println!("platform    {}", config.platform);
-    println!("components  {}", config.components.join(", "));
+    print(&format!(
+        "{}: {}\n\n{}\n\nplatform    {}\ncomponents  {}\n",
+        config.name,
+        config.summary,
+        config.description,
+        config.platform,
+        config.components.join(", ")
+    ))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints a result. A reader that has seen enough (`| head`) is no failure.
+fn print(text: &str) -> Result<()> {
+    let mut output = std::io::stdout().lock();
+    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("cannot write to standard output"),
+    }
+}
+
+/// Prints a value as JSON.
+fn print_json(value: &impl serde::Serialize) -> Result<()> {
+    print(&format!("{}\n", serde_json::to_string_pretty(value)?))
 }
 
 /// Splits `NAME=VALUE`.

@@ -14,7 +14,7 @@ pub const STATUS: &str = "status";
 pub const CONTROL: &str = "control";
 
 /// Where distributions have UEFI firmware for QEMU.
-const UEFI_FIRMWARE: &[&str] = &[
+pub const UEFI_FIRMWARE: &[&str] = &[
     "/usr/share/OVMF/OVMF_CODE_4M.fd",
     "/usr/share/OVMF/OVMF_CODE.fd",
     "/usr/share/edk2/x64/OVMF_CODE.4m.fd",

@@ -9,7 +9,9 @@ mod supervise;
 
 use std::{fs, io, path::PathBuf};
 
+use crate::inspect;
 pub use accelerator::{Accelerator, Choice, choose};
+pub use command::UEFI_FIRMWARE;
 use image::{command_line::CommandLine, machine};
 pub use kind::{ImageKind, detect};
 pub use supervise::{Outcome, run};
@@ -87,6 +89,14 @@ pub enum Error {
     /// Not an image.
     #[error("{}: not an image that rumprun-bake made (neither ELF, ISO nor disk)", .0.display())]
     NotAnImage(PathBuf),
+    /// The image doesn't fit.
+    #[error("too little memory: the image alone takes {needed} MiB, and the machine has {given}; use --memory {}M", needed * 2)]
+    Memory {
+        /// What the image takes, MiB.
+        needed: u64,
+        /// What there is, MiB.
+        given: u64,
+    },
     /// No disk file.
     #[error("{path}: no such disk; make an empty one with: truncate -s 1G {path}")]
     NoDisk {
@@ -156,6 +166,11 @@ pub fn plan(options: &Options) -> Result<Plan, Error> {
     let kind = detect(&options.image)
         .map_err(image_error)?
         .ok_or_else(|| Error::NotAnImage(options.image.clone()))?;
+    if kind == ImageKind::Elf
+        && let Some(end) = inspect::loaded_end(&options.image).filter(|end| *end > options.memory)
+    {
+        return Err(Error::Memory { needed: end.div_ceil(1 << 20), given: options.memory >> 20 });
+    }
     if let Some(disk) = options.disks.iter().find(|disk| !disk.exists()) {
         return Err(Error::NoDisk { path: disk.display().to_string() });
     }

@@ -1,0 +1,6 @@
+//! Tests of the real binary, as its users call it.
+
+mod bad_input;
+mod commands;
+mod support;
+mod trees;

@@ -1,0 +1,111 @@
+//! Root file systems with everything that a folder can hold.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    os::unix::{ffi::OsStrExt, fs::symlink, net::UnixListener},
+    process::Command,
+};
+
+use crate::support::Bench;
+
+#[track_caller]
+fn listing(bench: &Bench) -> String {
+    bench.succeeds(["inspect", "--files", "out.elf"])
+}
+
+#[test]
+fn odd_files_are_kept_or_named() {
+    let bench = Bench::new();
+    bench.file("tree/etc/motd", "hello\n");
+    let odd = OsStr::from_bytes(b"tree/na\xffme");
+    bench.file(odd, "not UTF-8");
+    symlink("loop-b", bench.path("tree/loop-a")).expect("made");
+    symlink("loop-a", bench.path("tree/loop-b")).expect("made");
+    symlink("..", bench.path("tree/etc/up")).expect("made");
+    symlink("/nowhere", bench.path("tree/dangling")).expect("made");
+    fs::hard_link(bench.path("tree/etc/motd"), bench.path("tree/motd")).expect("made");
+    let _socket = UnixListener::bind(bench.path("tree/socket")).expect("bound");
+    let status = Command::new("mkfifo").arg(bench.path("tree/fifo")).status().expect("mkfifo starts");
+    assert!(status.success());
+    let output = bench.run(["bake", "hw_direct", "out.elf", "ls", "--rootfs", "tree"]);
+    let messages = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{messages}");
+    assert!(messages.contains("warning: tree/socket: a socket"), "{messages}");
+    let files = listing(&bench);
+    for line in ["loop-a -> loop-b", "/etc/up -> ..", "/dangling -> /nowhere", "/na\u{fffd}me", " /motd"] {
+        assert!(files.contains(line), "{line}:\n{files}");
+    }
+    assert!(files.lines().any(|line| line.starts_with('p') && line.ends_with("/fifo")), "{files}");
+    assert!(!files.contains("/socket"), "{files}");
+}
+
+#[test]
+fn device_nodes_are_kept() {
+    let bench = Bench::new();
+    fs::create_dir(bench.path("tree")).expect("made");
+    let node = bench.path("tree/disk");
+    let made = Command::new("mknod").arg(&node).args(["b", "7", "3"]).output().expect("mknod starts");
+    if !made.status.success() {
+        println!("skipped: only root makes device nodes");
+        return;
+    }
+    bench.succeeds(["-q", "bake", "hw_direct", "out.elf", "ls", "--rootfs", "tree"]);
+    let files = listing(&bench);
+    assert!(files.lines().any(|line| line.starts_with('b') && line.ends_with("/disk")), "{files}");
+}
+
+#[test]
+fn a_gigabyte_is_streamed() {
+    let bench = Bench::new();
+    fs::create_dir(bench.path("tree")).expect("made");
+    // A sparse file costs the host nothing; the image has every byte of it.
+    File::create(bench.path("tree/big")).and_then(|file| file.set_len(1 << 30)).expect("made");
+    let script = "ulimit -v 300000; exec \"$0\" -q bake hw_direct out.elf ls --rootfs tree";
+    let tool = bench.command();
+    let output = Command::new("bash")
+        .args(["-c", script, env!("CARGO_BIN_EXE_rumprun-bake")])
+        .current_dir(bench.path(""))
+        .envs(tool.get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .output()
+        .expect("bash starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(fs::metadata(bench.path("out.elf")).expect("made").len() > 1 << 30);
+    assert!(listing(&bench).contains("1073741824 /big"));
+}
+
+#[test]
+fn too_much_is_refused() {
+    let bench = Bench::new();
+    fs::create_dir(bench.path("tree")).expect("made");
+    File::create(bench.path("tree/big")).and_then(|file| file.set_len(3 << 30)).expect("made");
+    let message = bench.fails(["bake", "hw_direct", "out.elf", "ls", "--rootfs", "tree"]);
+    assert!(message.contains("2048 MiB is the most"), "{message}");
+    assert!(!bench.path("out.elf").exists());
+}
+
+#[test]
+fn trees_go_where_they_are_told() {
+    let bench = Bench::new();
+    bench.file("site/index.html", "hi");
+    bench.file("base/etc/hostname", "mine\n");
+    let rootfs = ["--rootfs", "site:/srv/www", "--rootfs", "base"];
+    bench.succeeds(["-q", "bake", "hw_direct", "out.elf", "ls"].iter().chain(&rootfs));
+    let files = listing(&bench);
+    assert!(files.contains("/srv/www/index.html") && files.contains(" 5 /etc/hostname"), "{files}");
+}
+
+#[test]
+fn libraries_of_a_tree_are_followed() {
+    let bench = Bench::new();
+    bench.file("tree/opt/plugin.so", fs::read("/bin/ls").expect("readable"));
+    let hello = bench.file("quiet", "#!/bin/busybox sh\n");
+    if !std::path::Path::new("/bin/busybox").exists() {
+        println!("skipped: busybox is not installed");
+        return;
+    }
+    let hello = hello.display().to_string();
+    bench.succeeds(["-q", "bake", "hw_direct", "out.elf", &hello, "--rootfs", "tree"]);
+    let files = listing(&bench);
+    assert!(files.contains("libc.so.6") && files.contains("/ld.so.cache"), "{files}");
+}

@@ -1,0 +1,220 @@
+//! What is inside an image: its manifest, and the files of its root file system.
+
+use std::{
+    fs::File,
+    io::{self, Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+};
+
+use image::{
+    payload,
+    rootfs::{self, MODE_DIRECTORY, MODE_SYMLINK, MODE_TYPE, RootFs, Superblock},
+};
+use object::{
+    LittleEndian, ReadCache, elf,
+    read::elf::{FileHeader, ProgramHeader},
+};
+use zerocopy::FromBytes;
+
+use crate::{
+    launch::{ImageKind, detect},
+    manifest::{self, Manifest},
+};
+
+/// Largest note that is read.
+const NOTE_LIMIT: u64 = 16 << 20;
+/// Where an ELF image may begin in a disk or CD-ROM image: at a sector.
+const SECTOR: u64 = 512;
+/// How much is searched at a time.
+const CHUNK: usize = 1 << 20;
+/// How deep directories of a damaged image may seem nested.
+const DEPTH_LIMIT: usize = 256;
+
+/// Why an image can't be looked into.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It can't be read.
+    #[error("{}: {source}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// No manifest in it.
+    #[error("{}: not an image that rumprun-bake made", .0.display())]
+    NotAnImage(PathBuf),
+    /// Its payload is damaged.
+    #[error("{}: damaged: {_1}", _0.display())]
+    Damaged(PathBuf, String),
+}
+
+/// A file in an image.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Entry {
+    /// Path; what isn't UTF-8 is shown with replacement characters.
+    pub path: String,
+    /// `st_mode`.
+    pub mode: u32,
+    /// Bytes.
+    pub size: u64,
+    /// Target of a symbolic link.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+}
+
+/// What was found.
+#[derive(Debug, Clone)]
+pub struct Inspection {
+    /// The image's kind.
+    pub kind: ImageKind,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// What the image says of itself.
+    pub manifest: Manifest,
+    /// Every file, sorted by path within its directory.
+    pub entries: Vec<Entry>,
+}
+
+/// Where things are in an ELF image.
+struct Parts {
+    manifest: Manifest,
+    payload: u64,
+}
+
+/// Looks into an image.
+pub fn inspect(path: &Path) -> Result<Inspection, Error> {
+    let failed = |source| Error::Read { path: path.into(), source };
+    let not_an_image = || Error::NotAnImage(path.into());
+    let kind = detect(path).map_err(failed)?.ok_or_else(not_an_image)?;
+    let mut file = File::open(path).map_err(failed)?;
+    let bytes = file.metadata().map_err(failed)?.len();
+    let parts = match kind {
+        ImageKind::Elf => parts(&mut file, 0).map_err(failed)?,
+        ImageKind::Iso | ImageKind::Disk => search(&mut file, bytes).map_err(failed)?,
+    };
+    let parts = parts.ok_or_else(not_an_image)?;
+    let entries = entries(&mut file, bytes, parts.payload)
+        .map_err(failed)?
+        .map_err(|message| Error::Damaged(path.into(), message))?;
+    Ok(Inspection { kind, bytes, manifest: parts.manifest, entries })
+}
+
+/// Finds the ELF image in a disk or CD-ROM image.
+fn search(file: &mut File, length: u64) -> io::Result<Option<Parts>> {
+    let mut buffer = vec![0; CHUNK];
+    let mut at = 0;
+    while at < length {
+        file.seek(SeekFrom::Start(at))?;
+        let got = file.by_ref().take(CHUNK as u64).read(&mut buffer)?;
+        if got == 0 {
+            break;
+        }
+        // Reads of regular files are whole, but for the end.
+        for (index, sector) in buffer[..got].chunks(SECTOR as usize).enumerate() {
+            if sector.starts_with(b"\x7fELF")
+                && let Some(parts) = parts(file, at + index as u64 * SECTOR)?
+            {
+                return Ok(Some(parts));
+            }
+        }
+        at += (got as u64).next_multiple_of(SECTOR);
+    }
+    Ok(None)
+}
+
+/// Reads the headers of the ELF image at an offset; `None` if there is no image of ours.
+fn parts(file: &mut File, offset: u64) -> io::Result<Option<Parts>> {
+    let mut start = Vec::new();
+    file.seek(SeekFrom::Start(offset))?;
+    file.by_ref().take(4096).read_to_end(&mut start)?;
+    let Ok(header) = elf::FileHeader64::<LittleEndian>::parse(start.as_slice()) else { return Ok(None) };
+    let Ok(segments) = header.program_headers(LittleEndian, start.as_slice()) else { return Ok(None) };
+    let mut found = None;
+    for segment in segments.iter().filter(|segment| segment.p_type(LittleEndian) == elf::PT_NOTE) {
+        let Some(at) = offset.checked_add(segment.p_offset(LittleEndian)) else { continue };
+        let mut notes = Vec::new();
+        file.seek(SeekFrom::Start(at))?;
+        file.by_ref().take(segment.p_filesz(LittleEndian).min(NOTE_LIMIT)).read_to_end(&mut notes)?;
+        found = found.or_else(|| manifest::from_notes(&notes));
+    }
+    let Some(manifest) = found else { return Ok(None) };
+    let payload = segments.iter().find(|segment| {
+        segment.p_type(LittleEndian) == elf::PT_LOAD
+            && segment.p_paddr(LittleEndian) == manifest.payload_address
+    });
+    let payload = payload.and_then(|segment| offset.checked_add(segment.p_offset(LittleEndian)));
+    Ok(payload.map(|payload| Parts { manifest, payload }))
+}
+
+fn read_at(file: &mut File, at: u64, length: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(at))?;
+    file.by_ref().take(length).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Reads the tables of the root file system, and nothing of the files' data.
+fn entries(file: &mut File, length: u64, payload: u64) -> io::Result<Result<Vec<Entry>, String>> {
+    let header = read_at(file, payload, size_of::<payload::Header>() as u64)?;
+    let Ok((header, _)) = payload::Header::read_from_prefix(&header) else {
+        return Ok(Err("the payload is cut off".into()));
+    };
+    let Some(start) = payload.checked_add(header.rootfs.offset.get()).filter(|at| *at <= length) else {
+        return Ok(Err("the root file system lies outside".into()));
+    };
+    let superblock = read_at(file, start, size_of::<Superblock>() as u64)?;
+    let Ok((superblock, _)) = Superblock::read_from_prefix(&superblock) else {
+        return Ok(Err("the root file system is cut off".into()));
+    };
+    let end = superblock.names.get().saturating_add(superblock.names_length.get());
+    let tables = read_at(file, start, end.min(length))?;
+    let rootfs = match RootFs::parse(&tables) {
+        Ok(rootfs) => rootfs,
+        Err(error) => return Ok(Err(error.to_string())),
+    };
+    // The targets of symbolic links follow the tables.
+    let numbers = 0..u32::try_from(rootfs.inode_count()).unwrap_or(u32::MAX);
+    let link_ends = numbers.filter_map(|number| {
+        let inode = rootfs.inode(number).filter(|inode| inode.mode.get() & MODE_TYPE == MODE_SYMLINK)?;
+        inode.data.get().checked_add(inode.size.get())
+    });
+    let end = link_ends.fold(end, u64::max);
+    let tables = read_at(file, start, end.min(length))?;
+    let rootfs = match RootFs::parse(&tables) {
+        Ok(rootfs) => rootfs,
+        Err(error) => return Ok(Err(error.to_string())),
+    };
+    let mut entries = Vec::new();
+    if let Some(root) = rootfs.inode(0) {
+        walk(&rootfs, root, "/", 0, &mut entries);
+    }
+    Ok(Ok(entries))
+}
+
+fn walk(rootfs: &RootFs<'_>, directory: &rootfs::Inode, path: &str, depth: usize, entries: &mut Vec<Entry>) {
+    for entry in rootfs.entries(directory) {
+        let Some(inode) = rootfs.inode(entry.inode.get()) else { continue };
+        let child = format!("{path}{}", String::from_utf8_lossy(rootfs.name(entry)));
+        let kind = inode.mode.get() & MODE_TYPE;
+        let target = (kind == MODE_SYMLINK)
+            .then(|| String::from_utf8_lossy(rootfs.data(inode).unwrap_or_default()).into_owned());
+        let is_directory = kind == MODE_DIRECTORY;
+        let size = if is_directory { 0 } else { inode.size.get() };
+        entries.push(Entry { path: child.clone(), mode: inode.mode.get(), size, target });
+        if is_directory && depth < DEPTH_LIMIT {
+            walk(rootfs, inode, &format!("{child}/"), depth + 1, entries);
+        }
+    }
+}
+
+/// Bytes of memory, from address 0, that an ELF image takes when loaded.
+pub fn loaded_end(path: &Path) -> Option<u64> {
+    let cache = ReadCache::new(File::open(path).ok()?);
+    let header = elf::FileHeader64::<LittleEndian>::parse(&cache).ok()?;
+    let segments = header.program_headers(LittleEndian, &cache).ok()?;
+    let loaded = segments.iter().filter(|segment| segment.p_type(LittleEndian) == elf::PT_LOAD);
+    loaded
+        .filter_map(|segment| segment.p_paddr(LittleEndian).checked_add(segment.p_memsz(LittleEndian)))
+        .max()
+}
