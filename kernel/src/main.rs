@@ -6,6 +6,8 @@
 extern crate alloc;
 
 mod boot;
+#[cfg(feature = "selftest")]
+mod selftest;
 mod string;
 
 use bmk::platform::BootInformation;
@@ -68,7 +70,9 @@ extern "sysv64" fn kernel_boot(magic: u32, information: u64, delta: u64) -> ! {
 }
 
 /// The first thread.
-fn main(_payload: &'static [u8], _information: BootInformation) {
-    bmk::message!("hello");
+fn main(payload: &'static [u8], information: BootInformation) {
+    #[cfg(feature = "selftest")]
+    selftest::main(payload, &information);
+    let _ = (payload, information);
     rumpuser::rumpuser_halt(rumpuser::Halt::PowerOff(0))
 }
