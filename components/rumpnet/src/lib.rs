@@ -1,4 +1,9 @@
-//! Sockets: the local (Unix) domain.
+//! Sockets: what every family has in common ([`socket`]), and the local (Unix) domain.
 #![no_std]
 
 extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod socket;
+pub mod unix;
