@@ -1,5 +1,5 @@
-//! The few facts that only the DSDT has, found by the shape of their byte code instead of by an interpreter:
-//! the sleep type of S5, the virtio-mmio devices, and the event device of hardware-reduced machines.
+//! The few facts that only the DSDT has, found by the shape of their byte code instead of by an interpreter: the
+//! sleep type of S5, virtio-mmio devices, the event device of hardware-reduced machines, PCI configuration space.
 
 use alloc::vec::Vec;
 
@@ -43,7 +43,15 @@ const MEMORY_32_FIXED: [u8; 3] = [0x86, 9, 0];
 const EXTENDED_INTERRUPT: u8 = 0x89;
 
 fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
-    bytes.windows(pattern.len()).position(|window| window == pattern)
+    let first = *pattern.first()?;
+    let mut start = 0;
+    loop {
+        start += bytes.get(start..)?.iter().position(|byte| *byte == first)?;
+        if bytes[start..].starts_with(pattern) {
+            return Some(start);
+        }
+        start += 1;
+    }
 }
 
 /// Reads an integer constant; returns it and its length.
@@ -80,6 +88,22 @@ pub fn soft_off(code: &[u8]) -> Option<(u8, u8)> {
         return Some((first as u8 & 7, second as u8 & 7));
     }
     None
+}
+
+/// Where the configuration space of a PCI Express host bridge is, if the bridge says so itself (`_CBA`, which some
+/// machines have instead of an MCFG table): a name with an integer, or a method that returns one.
+pub fn configuration_base(code: &[u8]) -> Option<u64> {
+    const RETURN: u8 = 0xa4;
+    let mut rest = code;
+    loop {
+        let position = find(rest, b"_CBA")?;
+        let named = rest[..position].ends_with(&[NAME]);
+        rest = &rest[position + 4..];
+        let value = if named { Some(rest) } else { rest.get(2..).filter(|_| rest.get(1) == Some(&RETURN)) };
+        if let Some((base, _)) = value.and_then(integer).filter(|(base, _)| *base != 0) {
+            return Some(base);
+        }
+    }
 }
 
 /// The byte code after a device's identifier, up to the next device.

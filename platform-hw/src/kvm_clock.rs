@@ -86,7 +86,8 @@ pub fn realtime() -> Option<u64> {
         let elapsed = u128::from(port::tsc().saturating_sub(time.tsc));
         let shift = u32::from(time.shift.unsigned_abs()).min(63);
         let scaled = if time.shift >= 0 { elapsed << shift } else { elapsed >> shift };
-        let since_boot = time.nanoseconds + u64::try_from((scaled * u128::from(time.multiplier)) >> 32).ok()?;
+        let since_boot =
+            time.nanoseconds + u64::try_from((scaled * u128::from(time.multiplier)) >> 32).ok()?;
         // The wall clock at boot: version, seconds, nanoseconds.
         frame.fill(0, 16, 0);
         port::write_msr(wall, frame.physical());

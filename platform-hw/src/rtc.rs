@@ -32,6 +32,10 @@ fn days(year: u64, month: u64, day: u64) -> u64 {
 
 /// Nanoseconds since 1970, to the second; `None` without a clock that makes sense.
 pub fn realtime() -> Option<u64> {
+    const NOTHING: u8 = 0xff;
+    if read(STATUS_A) == NOTHING && read(STATUS_B) == NOTHING {
+        return None;
+    }
     // An update takes less than 2 ms. One that came between two of the readings has changed the seconds.
     for _ in 0..20_000 {
         if read(STATUS_A) & UPDATE_IN_PROGRESS != 0 {

@@ -80,7 +80,8 @@ macro_rules! pci_access {
 
 impl Handler for Memory {
     unsafe fn map_physical_region<T>(&self, physical_address: usize, size: usize) -> RawPhysicalMapping<T> {
-        let address = map(physical_address as u64, size) as *mut T;
+        // Old tables are shorter than their structure; the crate looks at the rest before it knows.
+        let address = map(physical_address as u64, size.max(size_of::<T>())) as *mut T;
         let address = NonNull::new(address).unwrap_or(NonNull::dangling());
         // SAFETY: just mapped, for good.
         unsafe { RawPhysicalMapping::new(physical_address, address, size, size) }
@@ -180,6 +181,9 @@ fn read_fixed(tables: &AcpiTables<Memory>, machine: &mut Machine) {
         soft_off = soft_off.or_else(|| aml::soft_off(code));
         machine.virtio_mmio.extend(aml::virtio_mmio(code));
         machine.event_device = machine.event_device.or_else(|| aml::event_device(code));
+        if machine.pci_windows.is_empty() {
+            machine.pci_windows.extend(aml::configuration_base(code).map(|base| (0, 0, u8::MAX, base)));
+        }
     }
 
     let power = &mut machine.power;

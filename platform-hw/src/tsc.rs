@@ -7,10 +7,13 @@ use rumpuser::device::Registers;
 use crate::{kvm_clock, local_apic, machine, port, register::Register};
 
 /// How long a measurement takes, in microseconds. With the spread of a reading (a fraction of a microsecond),
-/// the error stays below 100 parts in a million.
-const WINDOW: u64 = 5_000;
-/// Readings of the clock at each end of a measurement; the one with the least spread counts.
-const READINGS: usize = 8;
+/// the error stays below 100 parts in a million; the PIT counts less finely than the other clocks.
+const WINDOW: u64 = 3_000;
+const PIT_WINDOW: u64 = 9_000;
+/// Readings of the clock at each end of a measurement, at most; the one that took least counts, and one that took
+/// less than [`SHARP`] ticks is good enough.
+const READINGS: usize = 32;
+const SHARP: u64 = 1_500;
 const PIT_FREQUENCY: u64 = 1_193_182;
 const PM_TIMER_FREQUENCY: u64 = 3_579_545;
 /// What every hypervisor's local APIC counts with, where nothing tells otherwise.
@@ -26,6 +29,8 @@ pub fn per_microsecond() -> u64 {
 /// A clock to measure against.
 struct Reference<'a> {
     frequency: u64,
+    /// How long to measure, in microseconds.
+    window: u64,
     /// The bits that count; the counter wraps there.
     mask: u64,
     read: &'a dyn Fn() -> u64,
@@ -44,13 +49,16 @@ impl Reference<'_> {
                 spread = after.wrapping_sub(before);
                 best = (count, before.wrapping_add(spread / 2));
             }
+            if spread < SHARP {
+                break;
+            }
         }
         best
     }
 
     /// Measures the TSC's frequency, and the local APIC timer's if it needs that. `None` if the clock stands still.
     fn measure(&self) -> Option<(u64, u64)> {
-        let wanted = self.frequency * WINDOW / 1_000_000;
+        let wanted = self.frequency * self.window / 1_000_000;
         let (start, start_tsc) = self.sample();
         let start_timer = local_apic::counter();
         let mut polls = 0;
@@ -132,14 +140,15 @@ fn by_hpet() -> Option<(u64, u64)> {
     }
     registers.write64(CONFIGURATION, registers.read64(CONFIGURATION) | 1);
     let read = || u64::from(registers.read32(COUNTER));
-    Reference { frequency: FEMTOSECONDS / period, mask: u32::MAX.into(), read: &read }.measure()
+    Reference { frequency: FEMTOSECONDS / period, window: WINDOW, mask: u32::MAX.into(), read: &read }
+        .measure()
 }
 
 fn by_pm_timer() -> Option<(u64, u64)> {
     let (register, wide): (Register, bool) = machine::get()?.pm_timer?;
     let mask = if wide { u32::MAX.into() } else { 0xff_ffff };
     let read = || u64::from(register.read32());
-    Reference { frequency: PM_TIMER_FREQUENCY, mask, read: &read }.measure()
+    Reference { frequency: PM_TIMER_FREQUENCY, window: WINDOW, mask, read: &read }.measure()
 }
 
 /// The 8254's channel 2, which counts down without an interrupt.
@@ -158,7 +167,7 @@ fn by_pit() -> Option<(u64, u64)> {
         let high = port::read8(CHANNEL_2);
         !u64::from(u16::from_le_bytes([low, high])) & 0xffff
     };
-    Reference { frequency: PIT_FREQUENCY, mask: 0xffff, read: &read }.measure()
+    Reference { frequency: PIT_FREQUENCY, window: PIT_WINDOW, mask: 0xffff, read: &read }.measure()
 }
 
 /// A virtual machine without any clock: its local APIC counts nanoseconds.
@@ -168,6 +177,7 @@ fn by_local_apic() -> Option<(u64, u64)> {
     }
     let read = || u64::from(local_apic::counter());
     let (tsc, _) =
-        Reference { frequency: VIRTUAL_APIC_FREQUENCY, mask: u32::MAX.into(), read: &read }.measure()?;
+        Reference { frequency: VIRTUAL_APIC_FREQUENCY, window: WINDOW, mask: u32::MAX.into(), read: &read }
+            .measure()?;
     Some((tsc, VIRTUAL_APIC_FREQUENCY))
 }

@@ -18,22 +18,42 @@ const TYPE_64_BITS: u32 = 4;
 const MEMORY_FLAGS: u32 = 15;
 /// Where the chipset's own registers start (I/O APIC, HPET, local APIC, firmware).
 const HOLE_END: u64 = 0xfec0_0000;
-/// Devices aren't put lower than this, however little memory there is: firmware keeps things behind it.
-const HOLE_START: u64 = 0x8000_0000;
+/// Devices aren't put lower than this, however little memory there is: firmware keeps things behind it, and host
+/// bridges that pass on less than the whole hole (QEMU's microvm) pass on this.
+const HOLE_START: u64 = 0xc000_0000;
 const BIGGEST: u64 = 1 << 30;
 
-/// A memory BAR: its address (0: none yet), its size, and whether it has 64 bits.
-struct Bar {
-    address: u64,
-    size: u64,
+/// A memory BAR.
+#[derive(Debug, Clone, Copy)]
+pub struct Bar {
+    /// Its address; 0 if it has none yet.
+    pub address: u64,
+    /// Its size.
+    pub size: u64,
     wide: bool,
 }
 
-/// Reads and sizes a BAR; `None` if it isn't a memory BAR.
-fn inspect(function: &Function, bar: u8) -> Option<Bar> {
-    if bar >= function.bar_count() {
-        return None;
+/// The BARs of a function, by number; `None` for those that are no memory BARs.
+pub type Bars = [Option<Bar>; 6];
+
+/// Reads and sizes all BARs of a function. At once, because hypervisors rebuild their memory map whenever a function
+/// starts or stops decoding.
+pub fn inspect(function: &Function) -> Bars {
+    let mut bars = [None; 6];
+    let command = function.command();
+    // While the registers hold all ones, the function must not decode addresses.
+    function.change_command(0, COMMAND_MEMORY | COMMAND_PORTS);
+    let mut bar = 0;
+    while bar < function.bar_count() {
+        let found = inspect_one(function, bar);
+        bars[usize::from(bar)] = found;
+        bar += if found.is_some_and(|bar| bar.wide) { 2 } else { 1 };
     }
+    function.change_command(command & (COMMAND_MEMORY | COMMAND_PORTS), 0);
+    bars
+}
+
+fn inspect_one(function: &Function, bar: u8) -> Option<Bar> {
     let register = FIRST_BAR + 4 * u16::from(bar);
     let low = function.read(register, 4);
     if low & PORT_SPACE != 0 {
@@ -43,20 +63,17 @@ fn inspect(function: &Function, bar: u8) -> Option<Bar> {
     if wide && bar + 1 >= function.bar_count() {
         return None;
     }
-    let high = if wide { function.read(register + 4, 4) } else { 0 };
-    // While the registers hold all ones, the function must not decode addresses.
-    let command = function.command();
-    function.change_command(0, COMMAND_MEMORY | COMMAND_PORTS);
     function.write(register, 4, u32::MAX);
     let low_mask = function.read(register, 4);
     function.write(register, 4, low);
+    let mut high = 0;
     let mut high_mask = u32::MAX;
     if wide {
+        high = function.read(register + 4, 4);
         function.write(register + 4, 4, u32::MAX);
         high_mask = function.read(register + 4, 4);
         function.write(register + 4, 4, high);
     }
-    function.change_command(command & (COMMAND_MEMORY | COMMAND_PORTS), 0);
     if low_mask & !MEMORY_FLAGS == 0 && (!wide || high_mask == 0) {
         return None;
     }
@@ -66,28 +83,25 @@ fn inspect(function: &Function, bar: u8) -> Option<Bar> {
     size.is_power_of_two().then_some(Bar { address, size, wide })
 }
 
-/// The address and the size of a memory BAR, assigning the address if need be.
-pub fn place(function: &Function, bar: u8) -> Option<(u64, u64)> {
-    let Bar { mut address, size, wide } = inspect(function, bar)?;
-    if size > BIGGEST {
-        return None;
+/// Gives an address to each BAR that has none, where that is possible.
+pub fn assign(function: &Function, bars: &mut Bars) {
+    // Behind a bridge, the address would have to be inside the bridge's window.
+    if function.bridge.is_some() {
+        return;
     }
-    if address == 0 {
-        // Behind a bridge, the address would have to be inside the bridge's window.
-        if function.bridge.is_some() {
-            return None;
-        }
-        address = allocate(size)?;
-        let register = FIRST_BAR + 4 * u16::from(bar);
+    for (number, bar) in (0..).zip(bars.iter_mut()) {
+        let Some(bar) = bar.as_mut().filter(|bar| bar.address == 0 && bar.size <= BIGGEST) else { continue };
+        let Some(address) = allocate(bar.size) else { continue };
+        let register = FIRST_BAR + 4 * number;
         let command = function.command();
         function.change_command(0, COMMAND_MEMORY);
         function.write(register, 4, address as u32);
-        if wide {
+        if bar.wide {
             function.write(register + 4, 4, (address >> 32) as u32);
         }
         function.change_command(command & COMMAND_MEMORY, 0);
+        bar.address = address;
     }
-    Some((address, size))
 }
 
 /// Address ranges below 4 GiB that are taken: (start, end).
@@ -103,10 +117,8 @@ fn survey() -> Vec<(u64, u64)> {
         taken.push((address + (u64::from(first) << 20), address + ((u64::from(last) + 1) << 20)));
     }
     for function in scan() {
-        for bar in 0..function.bar_count() {
-            if let Some(bar) = inspect(&function, bar).filter(|bar| bar.address != 0) {
-                taken.push((bar.address, bar.address.saturating_add(bar.size)));
-            }
+        for bar in inspect(&function).iter().flatten().filter(|bar| bar.address != 0) {
+            taken.push((bar.address, bar.address.saturating_add(bar.size)));
         }
         if function.bar_count() == 2 {
             // A bridge's memory and prefetchable windows, in units of 1 MiB.

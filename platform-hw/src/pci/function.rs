@@ -8,7 +8,7 @@ use rumpuser::{
 };
 
 use super::{
-    bars,
+    bars::{self, Bars},
     config::{FunctionAccess, Location},
     interrupts,
 };
@@ -34,6 +34,13 @@ const COMMAND_BUS_MASTER: u32 = 1 << 2;
 /// The interrupt pin is off.
 pub const COMMAND_PIN_OFF: u32 = 1 << 10;
 
+/// What is known of a function's BARs, and what is mapped.
+#[derive(Default)]
+struct Mapped {
+    bars: Option<Bars>,
+    windows: [Option<Registers>; 6],
+}
+
 /// A PCI function.
 pub struct Function {
     /// Where it is.
@@ -41,7 +48,7 @@ pub struct Function {
     /// The bridge it is behind.
     pub bridge: Option<Arc<Function>>,
     access: FunctionAccess,
-    mapped: Mutex<[Option<Registers>; 6]>,
+    mapped: Mutex<Mapped>,
 }
 
 impl Function {
@@ -53,7 +60,7 @@ impl Function {
     ) -> Option<Function> {
         let vendor = access.read(VENDOR, 2);
         let present = vendor != 0xffff && vendor != 0;
-        present.then(|| Function { location, bridge, access, mapped: Mutex::new([None; 6]) })
+        present.then(|| Function { location, bridge, access, mapped: Mutex::new(Mapped::default()) })
     }
 
     /// Reads configuration space.
@@ -69,7 +76,10 @@ impl Function {
     /// Sets and clears bits of the command register.
     pub fn change_command(&self, set: u32, clear: u32) {
         let command = self.read(COMMAND, 2);
-        self.write(COMMAND, 2, command & !clear | set);
+        let changed = command & !clear | set;
+        if changed != command {
+            self.write(COMMAND, 2, changed);
+        }
     }
 
     /// The command register.
@@ -133,12 +143,18 @@ impl PciDevice for Function {
 
     fn map_bar(&self, bar: u8) -> Option<Registers> {
         let mut mapped = self.mapped.lock();
-        let slot = mapped.get_mut(usize::from(bar))?;
-        if slot.is_none() {
-            let (address, length) = bars::place(self, bar)?;
-            *slot = Some(crate::map(address, usize::try_from(length).ok()?));
+        let Mapped { bars, windows } = &mut *mapped;
+        let window = windows.get_mut(usize::from(bar))?;
+        if window.is_none() {
+            let bars = bars.get_or_insert_with(|| {
+                let mut bars = bars::inspect(self);
+                bars::assign(self, &mut bars);
+                bars
+            });
+            let bar = bars[usize::from(bar)].filter(|bar| bar.address != 0)?;
+            *window = Some(crate::map(bar.address, usize::try_from(bar.size).ok()?));
         }
-        *slot
+        *window
     }
 
     fn enable(&self) {
