@@ -98,7 +98,6 @@ fn finish() {
     let previous = unsafe { &*pointer };
     match previous.state.load(Ordering::Relaxed) {
         state::DEAD => {
-            extended::forget(cpu, previous);
             stack::release(previous.stack_top);
             previous.on_cpu.store(false, Ordering::Release);
             // SAFETY: the scheduler's own reference, given up at the end of the thread.

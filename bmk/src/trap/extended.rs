@@ -132,25 +132,25 @@ fn store(area: *mut u8) {
     }
 }
 
+/// Whether the CPU holds the thread's state. Both sides must say so: a CPU may remember a thread that has loaded
+/// its state elsewhere since, or one that is gone and whose memory another thread has now.
+#[inline]
+fn holds(cpu: &cpu::Cpu, thread: &Thread) -> bool {
+    core::ptr::eq(cpu.extended_owner.get(), thread) && thread.extended.cpu.get() == cpu.number
+}
+
 /// Saves the state of a thread that leaves this CPU, if the CPU holds it. Interrupts are disabled.
 #[inline]
 pub fn save_at_switch(cpu: &cpu::Cpu, thread: &Thread) {
-    if cpu.extended_owner.get() == core::ptr::from_ref(thread) {
+    if holds(cpu, thread) {
         store(thread.extended.area.get());
-    }
-}
-
-/// Forgets a thread that ends.
-pub fn forget(cpu: &cpu::Cpu, thread: &Thread) {
-    if cpu.extended_owner.get() == core::ptr::from_ref(thread) {
-        cpu.extended_owner.set(null());
     }
 }
 
 /// Makes the CPU hold the calling thread's state, before user mode. Interrupts are disabled.
 #[inline]
 pub fn load_for_user(cpu: &cpu::Cpu, thread: &Thread) {
-    if cpu.extended_owner.get() == core::ptr::from_ref(thread) && thread.extended.cpu.get() == cpu.number {
+    if holds(cpu, thread) {
         return;
     }
     let area = area(thread).as_mut_ptr();
@@ -178,7 +178,7 @@ pub fn save(context: &UserContext, destination: &mut [u8]) -> usize {
     let thread = cpu::current_thread();
     let cpu = cpu::current();
     let area = area(thread);
-    if cpu.extended_owner.get() == core::ptr::from_ref(thread) && thread.extended.cpu.get() == cpu.number {
+    if holds(cpu, thread) {
         store(area.as_mut_ptr());
     }
     rumpuser::rumpuser_interrupts_restore(state);
@@ -199,11 +199,8 @@ fn word(area: &[u8]) -> u64 {
 /// See `rumpuser_extended_state_load`.
 pub fn load(context: &mut UserContext, source: &[u8]) {
     let thread = cpu::current_thread();
-    // Whatever the CPU holds is void from here on; the area is loaded before user mode.
+    // Whatever a CPU holds is void from here on; the area is loaded before user mode.
     thread.extended.cpu.set(usize::MAX);
-    let state = machine::interrupts_disable();
-    forget(cpu::current(), thread);
-    rumpuser::rumpuser_interrupts_restore(state);
     let area = area(thread);
     set_initial(area);
     context.vectors.0 = [0; 16];
