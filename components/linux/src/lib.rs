@@ -14,6 +14,7 @@ pub mod exec_image;
 pub mod files;
 pub mod identity;
 pub mod limits;
+pub mod memory;
 pub mod owned;
 pub mod process;
 pub mod registry;

@@ -20,7 +20,10 @@ pub enum Advice {
     /// MADV_WILLNEED.
     WillNeed,
     /// MADV_DONTNEED: private pages go back to what they were at first.
-    DontNeed,
+    DontNeed {
+        /// Locked ones too (MADV_DONTNEED_LOCKED).
+        locked: bool,
+    },
     /// MADV_FREE: as DONTNEED at the system's leisure, which is now.
     Free,
     /// MADV_REMOVE: the object's pages become holes.
@@ -64,7 +67,8 @@ impl Space {
                 self.prefetch(range);
                 complete
             }
-            Advice::DontNeed | Advice::Free => self.drop_pages(range, advice == Advice::Free),
+            Advice::DontNeed { locked } => self.drop_pages(range, locked, false),
+            Advice::Free => self.drop_pages(range, false, true),
             Advice::Remove => self.punch(range),
             Advice::Populate { write } => self.populate_by_advice(range, write),
             Advice::Flags { set, clear } => {
@@ -105,11 +109,12 @@ impl Space {
         }
     }
 
-    fn drop_pages(&self, range: Range<usize>, free: bool) -> Result<()> {
+    fn drop_pages(&self, range: Range<usize>, locked: bool, free: bool) -> Result<()> {
         let contents = self.map.write();
         let map = &contents.map;
         for (_, entry) in map.overlapping(range.clone()) {
-            let refused = entry.flags.intersects(EntryFlags::LOCKED | EntryFlags::SPECIAL)
+            let refused = entry.flags.contains(EntryFlags::SPECIAL)
+                || !locked && entry.flags.contains(EntryFlags::LOCKED)
                 || free && !is_private_anonymous(entry);
             if refused {
                 return Err(Errno::EINVAL);
@@ -191,8 +196,9 @@ impl Space {
         if complete { Ok(()) } else { Err(Errno::ENOMEM) }
     }
 
-    /// mlock(2), mlock2(2), munlock(2). Here `start` need not be aligned.
-    pub fn lock(&self, start: usize, length: usize, how: Lock) -> Result<()> {
+    /// mlock(2), mlock2(2), munlock(2). Here `start` need not be aligned. `unlimited`: RLIMIT_MEMLOCK doesn't
+    /// hold for the caller.
+    pub fn lock(&self, start: usize, length: usize, how: Lock, unlimited: bool) -> Result<()> {
         let offset = start & (PAGE_SIZE - 1);
         let length = length.checked_add(offset).ok_or(Errno::EINVAL)?;
         let range = user_range(start - offset, length, Errno::ENOMEM)?;
@@ -211,7 +217,7 @@ impl Space {
                 .filter(|(_, entry)| !entry.flags.contains(EntryFlags::LOCKED))
                 .map(|(start, entry)| entry.end.min(range.end) - start.max(range.start))
                 .sum();
-            if lock && contents.map.locked + new > self.limit(Limit::Locked) {
+            if lock && !unlimited && contents.map.locked + new > self.limit(Limit::Locked) {
                 return Err(Errno::ENOMEM);
             }
             contents.map.update(range.clone(), |_, entry| set_locked(entry, lock));
@@ -222,15 +228,17 @@ impl Space {
         Ok(())
     }
 
-    /// mlockall(2): what is mapped (`current`), what will be (`future`). munlockall(2) is neither.
-    pub fn lock_all(&self, current: bool, future: bool, on_fault: bool) -> Result<()> {
+    /// mlockall(2): what is mapped (`current`), what will be (`future`). munlockall(2) is neither. `unlimited` as
+    /// in [`Space::lock`].
+    pub fn lock_all(&self, current: bool, future: bool, on_fault: bool, unlimited: bool) -> Result<()> {
         let range = 0..rumpuser::memory::USER_END;
         {
             let mut contents = self.map.write();
-            if current && contents.map.total > self.limit(Limit::Locked) {
+            if current && !unlimited && contents.map.total > self.limit(Limit::Locked) {
                 return Err(Errno::ENOMEM);
             }
             contents.lock_future = future;
+            contents.lock_unlimited = unlimited;
             if current || !future {
                 contents.map.update(range.clone(), |_, entry| set_locked(entry, current));
             }

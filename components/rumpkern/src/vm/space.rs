@@ -114,6 +114,8 @@ pub(super) struct Contents {
     pub heap: Range<usize>,
     /// New mappings are locked (mlockall with MCL_FUTURE).
     pub lock_future: bool,
+    /// RLIMIT_MEMLOCK doesn't hold for them.
+    pub lock_unlimited: bool,
     /// Counts what pagers take back: what they gave before may not be entered any more.
     pub generation: u64,
 }
@@ -163,6 +165,7 @@ impl Space {
                 map: Map::new(ceiling),
                 heap: 0..0,
                 lock_future: false,
+                lock_unlimited: false,
                 generation: 0,
             }),
             stripes: [const { Mutex::new(()) }; STRIPES],
@@ -280,7 +283,9 @@ impl Space {
         let mut contents = self.map.write();
         let lock = contents.lock_future && !entry.flags.contains(EntryFlags::SPECIAL);
         if lock {
-            if contents.map.locked.saturating_add(length) > self.limit(Limit::Locked) {
+            if !contents.lock_unlimited
+                && contents.map.locked.saturating_add(length) > self.limit(Limit::Locked)
+            {
                 return Err(Errno::EAGAIN);
             }
             entry.flags |= EntryFlags::LOCKED;
@@ -503,6 +508,38 @@ impl Space {
         let (start, entry) = contents.map.find(address)?;
         let (pager, index) = entry.page_index(start, address)?;
         Some((pager.clone(), index, entry.shared()))
+    }
+
+    /// Unmaps what is left of a mapping of an object that began at `start` with the object's first page (shmdt).
+    /// EINVAL if there is none.
+    pub fn unmap_object(&self, start: usize) -> Result<()> {
+        let mut removed = Vec::new();
+        {
+            let mut contents = self.map.write();
+            let begins = |address: usize, entry: &Entry| match entry.page_index(address, address) {
+                Some((pager, first)) if address.checked_sub(first as usize * PAGE_SIZE) == Some(start) => {
+                    Some(pager.identity())
+                }
+                _ => None,
+            };
+            let identity = contents
+                .map
+                .find(start)
+                .and_then(|(address, entry)| begins(address, entry))
+                .ok_or(Errno::EINVAL)?;
+            let parts: Vec<Range<usize>> = contents
+                .map
+                .iter()
+                .filter(|&(address, entry)| begins(address, entry) == Some(identity))
+                .map(|(address, entry)| address..entry.end)
+                .collect();
+            for part in parts {
+                removed.extend(contents.map.take(part.clone()));
+                self.remove_pages(part);
+            }
+        }
+        drop(removed);
+        Ok(())
     }
 
     /// Whether `address` is mapped at all.

@@ -151,10 +151,10 @@ fn limits_are_kept() {
     let address = space.map(Request::anonymous(MIB, WRITE)).unwrap();
     assert_eq!(space.remap(address, MIB, 2 * MIB, Destination::Anywhere, false), Err(Errno::ENOMEM));
     space.set_limit(Limit::Locked, PAGE_SIZE);
-    assert_eq!(space.lock(address, 2 * PAGE_SIZE, Lock::Populate), Err(Errno::ENOMEM));
-    assert_eq!(space.lock(address + 5, 1, Lock::Populate), Ok(()));
+    assert_eq!(space.lock(address, 2 * PAGE_SIZE, Lock::Populate, false), Err(Errno::ENOMEM));
+    assert_eq!(space.lock(address + 5, 1, Lock::Populate, false), Ok(()));
     assert_eq!(space.usage().locked, PAGE_SIZE);
-    assert_eq!(space.advise(address, PAGE_SIZE, Advice::DontNeed), Err(Errno::EINVAL));
+    assert_eq!(space.advise(address, PAGE_SIZE, Advice::DontNeed { locked: false }), Err(Errno::EINVAL));
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn fork_obeys_advice() {
     parent.advise(left_out, PAGE_SIZE, flags(EntryFlags::DONT_FORK)).unwrap();
     let child = parent.fork().unwrap();
     assert_eq!((peek(&child, wiped), peek(&child, left_out)), (Ok(0), Err(FaultError::NotMapped)));
-    assert_eq!(parent.advise(0x7000, PAGE_SIZE, Advice::DontNeed), Err(Errno::ENOMEM));
+    assert_eq!(parent.advise(0x7000, PAGE_SIZE, Advice::DontNeed { locked: false }), Err(Errno::ENOMEM));
 }
 
 #[test]
@@ -299,7 +299,7 @@ fn private_pages_of_an_object_are_copies() {
     poke(&child, shared + 5, 8).unwrap();
     poke(&child, private, 9).unwrap();
     assert_eq!((peek(&space, shared + 5), peek(&space, private)), (Ok(8), Ok(2)));
-    space.advise(private, PAGE_SIZE, Advice::DontNeed).unwrap();
+    space.advise(private, PAGE_SIZE, Advice::DontNeed { locked: false }).unwrap();
     assert_eq!(peek(&space, private), Ok(1));
     assert_eq!(space.find_pager(shared).map(|(_, index, shared)| (index, shared)), Some((0, true)));
 }
@@ -415,7 +415,7 @@ fn random_sequence(seed: u64) {
                 }
             }
             8 => {
-                let _ = space.advise(start, length, Advice::DontNeed);
+                let _ = space.advise(start, length, Advice::DontNeed { locked: false });
                 for page in first..first + count {
                     if let Some((Page::Private(content), _)) = model.pages.get_mut(&page) {
                         *content = 0;

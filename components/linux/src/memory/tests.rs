@@ -1,0 +1,1 @@
+//! The system calls on memory, as a task on the host makes them.
