@@ -15,6 +15,7 @@ pub mod names;
 pub mod open;
 pub mod open_file;
 pub mod poll;
+pub mod socket;
 pub mod stat;
 
 pub use context::FsContext;
