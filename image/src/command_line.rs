@@ -8,6 +8,9 @@ use alloc::{string::String, vec::Vec};
 
 use crate::config::Configuration;
 
+/// The kernel's word for a console whose input is not typed: the terminal does not echo it.
+pub const NO_ECHO: &[u8] = b"console=noecho";
+
 /// What a command line asks for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CommandLine {
@@ -37,6 +40,11 @@ impl CommandLine {
             }
         }
         line
+    }
+
+    /// Whether the kernel's own words have this one.
+    pub fn has(&self, option: &[u8]) -> bool {
+        self.options.iter().any(|word| word == option)
     }
 
     /// Writes it so that [`CommandLine::parse`] reads the same.

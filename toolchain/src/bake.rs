@@ -102,7 +102,10 @@ pub fn bake(request: &BakeRequest, report: &dyn Report) -> Result<Manifest, Erro
     // Found out early, before the long work.
     let mut output = Output::create(&request.output)?;
     report.step("following the programs");
-    let (configuration, tree) = prepare(request, report)?;
+    let mut collection = Collection::default();
+    collection.exclude(output.temporary_path());
+    collection.exclude(&request.output);
+    let (configuration, tree) = prepare(request, collection, report)?;
     let kernel = Kernel::parse(&kernel::kernel(request.config, report)?)?;
     report.step("packing the root file system");
     let layout = writer::Layout::new(&tree)?;
@@ -148,8 +151,11 @@ fn name_output(error: boot_elf::Error, path: &Path) -> Error {
 }
 
 /// The configuration with paths of the image, and everything that goes into the root file system.
-fn prepare(request: &BakeRequest, report: &dyn Report) -> Result<(Configuration, tree::Tree), Error> {
-    let mut collection = Collection::default();
+fn prepare(
+    request: &BakeRequest,
+    mut collection: Collection,
+    report: &dyn Report,
+) -> Result<(Configuration, tree::Tree), Error> {
     if !request.packages.is_empty() {
         package::add(&mut collection, &request.packages)?;
     }

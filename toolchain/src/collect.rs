@@ -52,6 +52,8 @@ pub struct Collection {
     pub warnings: Vec<String>,
     /// Files that have several names on the host, by device and inode number.
     hard_links: HashMap<(u64, u64), NodeId>,
+    /// Files that stay out: the image itself, by device and inode number.
+    excluded: Vec<(u64, u64)>,
     clamp: Clamp,
 }
 
@@ -119,6 +121,11 @@ pub fn normalise(path: &[u8]) -> Vec<u8> {
 }
 
 impl Collection {
+    /// Leaves a file of the host out of trees, as the image that is being written.
+    pub fn exclude(&mut self, host: &Path) {
+        self.excluded.extend(fs::metadata(host).map(|metadata| (metadata.dev(), metadata.ino())));
+    }
+
     /// Where on the host the file is that the image has, or would have, at `path`.
     pub fn locate(&self, path: &[u8]) -> Option<PathBuf> {
         if let Ok(Some(id)) = self.tree.resolve(path) {
@@ -204,10 +211,10 @@ impl Collection {
             return Err(Error::Host { path: host.into(), source });
         }
         *self.tree.attributes_mut(into) = self.clamp.attributes(&metadata);
-        self.add_directory(into, host, 0)
+        self.add_directory(into, host, metadata.dev(), 0)
     }
 
-    fn add_directory(&mut self, into: NodeId, host: &Path, depth: usize) -> Result<(), Error> {
+    fn add_directory(&mut self, into: NodeId, host: &Path, device: u64, depth: usize) -> Result<(), Error> {
         if depth > DEPTH_LIMIT {
             return Err(Error::Depth(host.into()));
         }
@@ -215,11 +222,21 @@ impl Collection {
             let entry = entry.map_err(host_error(host))?;
             let path = entry.path();
             let metadata = fs::symlink_metadata(&path).map_err(host_error(&path))?;
+            if self.excluded.contains(&(metadata.dev(), metadata.ino())) {
+                continue;
+            }
+            if metadata.is_dir() && metadata.dev() != device {
+                self.warnings.push(format!(
+                    "{0}: another file system is mounted there; left out (to have it, add --rootfs {0}:AT)",
+                    path.display()
+                ));
+                continue;
+            }
             let name = entry.file_name().into_vec();
             if let Some(id) = self.take(into, &name, &path, &metadata)?
                 && metadata.is_dir()
             {
-                self.add_directory(id, &path, depth + 1)?;
+                self.add_directory(id, &path, device, depth + 1)?;
             }
         }
         Ok(())

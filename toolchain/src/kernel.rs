@@ -24,6 +24,8 @@ const SOURCES: &[&str] =
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// The linker script, relative to the source directory.
 const LINKER_SCRIPT: &str = "kernel/link.ld";
+/// How many kernels are kept.
+const KEPT: usize = 16;
 /// Lines of cargo's that are shown when a build fails.
 const ERROR_LINES: usize = 200;
 
@@ -131,7 +133,20 @@ pub fn kernel(config: &Config, report: &dyn Report) -> Result<Vec<u8>, Error> {
         tempfile::NamedTempFile::new_in(cache.join("kernels")).map_err(host_error("the kernel cache"))?;
     io::Write::write_all(&mut temporary, &bytes).map_err(host_error("the kernel cache"))?;
     temporary.persist(&kept).map_err(|error| error.error).map_err(host_error(kept.display()))?;
+    forget_old(&cache.join("kernels"));
     Ok(bytes)
+}
+
+/// Removes the kernels that were built longest ago.
+fn forget_old(folder: &Path) {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut kernels: Vec<_> =
+        entries.filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path()))).collect();
+    kernels.sort();
+    kernels.reverse();
+    for (_, path) in kernels.iter().skip(KEPT) {
+        let _ = fs::remove_file(path);
+    }
 }
 
 /// What decides how a kernel comes out, hashed.

@@ -23,4 +23,7 @@ pub mod report;
 pub mod size;
 pub mod skeleton;
 
-pub use image::{command_line::CommandLine, config::Configuration};
+pub use image::{
+    command_line::{CommandLine, NO_ECHO},
+    config::Configuration,
+};

@@ -1,10 +1,10 @@
 //! `run`.
 
-use std::process::ExitCode;
+use std::{io::IsTerminal, process::ExitCode};
 
 use anyhow::Result;
 use toolchain::{
-    CommandLine,
+    CommandLine, NO_ECHO,
     launch::{self, Options, Outcome},
 };
 
@@ -25,6 +25,9 @@ pub fn run(arguments: &RunArguments, progress: &Progress) -> Result<ExitCode> {
     if !arguments.arguments.is_empty() {
         let words = arguments.arguments.iter().map(|word| word.as_encoded_bytes().to_vec());
         command_line.arguments = Some(words.collect());
+    }
+    if !std::io::stdin().is_terminal() {
+        command_line.options.push(NO_ECHO.to_vec());
     }
     let options = Options {
         image: arguments.image.clone(),

@@ -109,3 +109,15 @@ fn libraries_of_a_tree_are_followed() {
     let files = listing(&bench);
     assert!(files.contains("libc.so.6") && files.contains("/ld.so.cache"), "{files}");
 }
+
+#[test]
+fn an_image_does_not_hold_itself() {
+    let bench = Bench::new();
+    let bake = || {
+        bench.succeeds(["-q", "bake", "hw_direct", "out.elf", "ls", "--rootfs", ".:/project"]);
+        fs::read(bench.path("out.elf")).expect("made")
+    };
+    let first = bake();
+    assert!(!listing(&bench).contains("out.elf") && !listing(&bench).contains(".rumprun-bake-"));
+    assert!(first == bake(), "the second image differs");
+}

@@ -82,6 +82,12 @@ fn remember(reason: Option<String>) -> Option<String> {
         && let Some(folder) = path.parent()
         && fs::create_dir_all(folder).is_ok()
     {
+        // Findings of earlier boots mean nothing now.
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            if entry.file_name().as_encoded_bytes().starts_with(b"kvm-") {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
         let _ = fs::write(path, reason.as_deref().unwrap_or("works"));
     }
     reason
