@@ -1,0 +1,187 @@
+//! The files of /proc that are about the whole system.
+
+use alloc::{format, string::String, vec::Vec};
+use core::fmt::Write;
+
+use rumpuser::{
+    memory::PAGE_SIZE, rumpuser_clock_monotonic, rumpuser_clock_realtime, rumpuser_cpu_count,
+    rumpuser_cpu_times, rumpuser_memory_statistics, sync::Mutex,
+};
+use rumpvfs::generated::{Entry, Fixed};
+
+use crate::{registry, uts};
+
+use super::status::TICK;
+
+const SECOND: u64 = 1_000_000_000;
+
+static COMMAND_LINE: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+/// Sets what /proc/cmdline shows.
+pub fn set_command_line(text: &[u8]) {
+    *COMMAND_LINE.lock() = text.to_vec();
+}
+
+/// Adds the files.
+pub(super) fn add(fixed: &mut Fixed) {
+    let mut text = |name: &str, make: fn() -> Vec<u8>| fixed.add(name, Entry::text(make));
+    text("buddyinfo", Vec::new);
+    text("cmdline", || [&COMMAND_LINE.lock()[..], b"\n"].concat());
+    text("interrupts", interrupts);
+    text("loadavg", loadavg);
+    text("locks", locks);
+    text("meminfo", meminfo);
+    text("modules", Vec::new);
+    text("partitions", || b"major minor  #blocks  name\n\n".to_vec());
+    text("stat", stat);
+    text("swaps", || b"Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n".to_vec());
+    text("uptime", uptime);
+    text("version", version);
+    text("vmstat", vmstat);
+    for (name, constant) in [
+        ("crypto", ""),
+        ("devices", DEVICES),
+        ("diskstats", ""),
+        ("dma", ""),
+        ("execdomains", "0-0\tLinux           \t[kernel]\n"),
+        ("filesystems", FILE_SYSTEMS),
+        ("misc", ""),
+        ("zoneinfo", ""),
+    ] {
+        fixed.add(name, Entry::constant(constant));
+    }
+}
+
+const FILE_SYSTEMS: &str = "nodev\tproc\nnodev\tsysfs\nnodev\ttmpfs\nnodev\toverlay\nnodev\tdevtmpfs\n\
+                            nodev\tdevpts\nnodev\tpipefs\nnodev\tsockfs\n\text4\n";
+
+const DEVICES: &str = "Character devices:\n  1 mem\n  4 tty\n  5 /dev/tty\n  5 /dev/console\n  5 /dev/ptmx\n\
+                       136 pts\n\nBlock devices:\n254 virtblk\n";
+
+fn version() -> Vec<u8> {
+    format!("{} version {} (rumprun-bake) {}\n", uts::SYSTEM, uts::RELEASE, uts::VERSION).into_bytes()
+}
+
+/// (user, kernel, idle) of all CPUs together.
+fn all_times() -> (u64, u64, u64) {
+    (0..rumpuser_cpu_count())
+        .map(rumpuser_cpu_times)
+        .fold((0, 0, 0), |sum, times| (sum.0 + times.0, sum.1 + times.1, sum.2 + times.2))
+}
+
+fn uptime() -> Vec<u8> {
+    let now = rumpuser_clock_monotonic();
+    let (_, _, idle) = all_times();
+    let hundredths = |time: u64| time % SECOND / (SECOND / 100);
+    format!("{}.{:02} {}.{:02}\n", now / SECOND, hundredths(now), idle / SECOND, hundredths(idle))
+        .into_bytes()
+}
+
+fn loadavg() -> Vec<u8> {
+    let last = registry::processes().last().map_or(0, |process| process.pid());
+    format!("0.00 0.00 0.00 1/{} {last}\n", registry::task_count()).into_bytes()
+}
+
+fn stat() -> Vec<u8> {
+    let mut text = String::new();
+    let mut line = |name: &str, (user, kernel, idle): (u64, u64, u64)| {
+        let _ = writeln!(text, "{name} {} 0 {} {} 0 0 0 0 0 0", user / TICK, kernel / TICK, idle / TICK);
+    };
+    line("cpu ", all_times());
+    for cpu in 0..rumpuser_cpu_count() {
+        line(&format!("cpu{cpu}"), rumpuser_cpu_times(cpu));
+    }
+    let booted = rumpuser_clock_realtime().saturating_sub(rumpuser_clock_monotonic()) / SECOND;
+    let processes = registry::processes().last().map_or(0, |process| process.pid());
+    let _ = write!(
+        text,
+        "intr 0\nctxt 0\nbtime {booted}\nprocesses {processes}\nprocs_running 1\nprocs_blocked 0\n\
+         softirq 0 0 0 0 0 0 0 0 0 0 0\n"
+    );
+    text.into_bytes()
+}
+
+fn meminfo() -> Vec<u8> {
+    let memory = rumpuser_memory_statistics();
+    let mut text = String::new();
+    for (name, bytes) in [
+        ("MemTotal", memory.total),
+        ("MemFree", memory.free),
+        ("MemAvailable", memory.free),
+        ("Buffers", 0),
+        ("Cached", 0),
+        ("SwapCached", 0),
+        ("Active", memory.total - memory.free.min(memory.total)),
+        ("Inactive", 0),
+        ("Unevictable", 0),
+        ("Mlocked", 0),
+        ("SwapTotal", 0),
+        ("SwapFree", 0),
+        ("Dirty", 0),
+        ("Writeback", 0),
+        ("AnonPages", 0),
+        ("Mapped", 0),
+        ("Shmem", 0),
+        ("KReclaimable", 0),
+        ("Slab", 0),
+        ("SReclaimable", 0),
+        ("SUnreclaim", 0),
+        ("KernelStack", 0),
+        ("PageTables", 0),
+        ("CommitLimit", memory.total),
+        ("Committed_AS", memory.total - memory.free.min(memory.total)),
+        ("VmallocTotal", 1 << 45),
+        ("VmallocUsed", 0),
+        ("VmallocChunk", 0),
+        ("AnonHugePages", 0),
+    ] {
+        let label = format!("{name}:");
+        let _ = writeln!(text, "{label:<16}{:>8} kB", bytes / 1024);
+    }
+    text.push_str(
+        "HugePages_Total:       0\nHugePages_Free:        0\nHugePages_Rsvd:        0\n\
+         HugePages_Surp:        0\nHugepagesize:       2048 kB\nHugetlb:               0 kB\n",
+    );
+    text.into_bytes()
+}
+
+fn vmstat() -> Vec<u8> {
+    let memory = rumpuser_memory_statistics();
+    let page = PAGE_SIZE as u64;
+    format!(
+        "nr_free_pages {}\nnr_dirty 0\nnr_writeback 0\npgpgin 0\npgpgout 0\npswpin 0\npswpout 0\n\
+         pgfault 0\npgmajfault 0\noom_kill 0\n",
+        memory.free / page,
+    )
+    .into_bytes()
+}
+
+fn interrupts() -> Vec<u8> {
+    let mut text = String::from("     ");
+    for cpu in 0..rumpuser_cpu_count() {
+        let _ = write!(text, "      CPU{cpu:<2}");
+    }
+    text.push('\n');
+    text.into_bytes()
+}
+
+fn locks() -> Vec<u8> {
+    use rumpvfs::{locks, vnode::device_parts};
+    let mut text = String::new();
+    for (number, (device, inode, lock)) in (1..).zip(locks::all()) {
+        let (kind, pid) = match lock.owner {
+            locks::Owner::Process(pid) => ("POSIX ", pid),
+            locks::Owner::Description(_) => ("OFDLCK", -1),
+            locks::Owner::Whole(_) => ("FLOCK ", -1),
+        };
+        let access = if lock.exclusive { "WRITE" } else { "READ " };
+        let (major, minor) = device_parts(device);
+        let end = if lock.end == u64::MAX { String::from("EOF") } else { format!("{}", lock.end) };
+        let _ = writeln!(
+            text,
+            "{number}: {kind} ADVISORY  {access} {pid} {major:02x}:{minor:02x}:{inode} {} {end}",
+            lock.start,
+        );
+    }
+    text.into_bytes()
+}
