@@ -232,7 +232,10 @@ impl rumpuser::Hypercalls for Kernel {
     }
 
     fn rumpuser_getrandom(bytes: &mut [u8]) {
-        crate::random::fill(bytes);
+        let mut filled = 0;
+        while filled < bytes.len() {
+            filled += platform().entropy(&mut bytes[filled..]);
+        }
     }
 
     fn rumpuser_set_stop_handler(handler: fn()) {

@@ -18,7 +18,6 @@ pub mod machine;
 pub mod memory;
 pub mod panic;
 pub mod platform;
-pub mod random;
 pub mod schedule;
 pub mod smp;
 pub mod trap;

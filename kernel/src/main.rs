@@ -69,8 +69,18 @@ extern "sysv64" fn kernel_boot(magic: u32, information: u64, delta: u64) -> ! {
     bmk::boot::start(&platform_hw::PC, image, magic, information, main)
 }
 
+/// The drivers of this kernel, in the order in which they see a device.
+static DRIVERS: &[&dyn rumpuser::device::Driver] = &[
+    #[cfg(feature = "virtio")]
+    &virtio::Virtio { entropy: platform_hw::add_entropy },
+];
+
 /// The first thread.
 fn main(payload: &'static [u8], information: BootInformation) {
+    platform_hw::set_drivers(DRIVERS);
+    #[cfg(feature = "virtio")]
+    platform_hw::set_entropy_refill(virtio::entropy::refill);
+    bmk::platform::platform().start_devices();
     #[cfg(feature = "selftest")]
     selftest::main(payload, &information);
     let _ = (payload, information);
