@@ -8,8 +8,6 @@ pub mod mapping;
 pub mod policy;
 pub mod remote;
 pub mod shm;
-#[cfg(test)]
-mod tests;
 
 use alloc::sync::Arc;
 

@@ -1,1 +1,0 @@
-//! The system calls on memory, as a task on the host makes them.
