@@ -87,6 +87,7 @@ fn write_page() {
     page.base_ns.store(0, Ordering::SeqCst);
     page.multiplier.store(MULTIPLIER.load(Ordering::Relaxed), Ordering::SeqCst);
     page.realtime_offset.store(REALTIME_OFFSET.load(Ordering::Relaxed), Ordering::SeqCst);
+    page.tsc_aux_is_cpu.store(machine::has_rdtscp().into(), Ordering::SeqCst);
     page.usable.store(1, Ordering::SeqCst);
     page.sequence.fetch_add(1, Ordering::SeqCst);
 }

@@ -16,6 +16,8 @@ pub const MSR_STAR: u32 = 0xc000_0081;
 pub const MSR_LSTAR: u32 = 0xc000_0082;
 /// Flags that `syscall` clears.
 pub const MSR_SFMASK: u32 = 0xc000_0084;
+/// What `rdtscp` puts in ECX.
+pub const MSR_TSC_AUX: u32 = 0xc000_0103;
 
 /// The interrupt flag in RFLAGS.
 pub const FLAG_INTERRUPT: u64 = 1 << 9;
@@ -82,6 +84,11 @@ pub fn rdtsc() -> u64 {
 pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
     let result = core::arch::x86_64::__cpuid_count(leaf, subleaf);
     [result.eax, result.ebx, result.ecx, result.edx]
+}
+
+/// Whether the CPU has `rdtscp`, and with it [`MSR_TSC_AUX`].
+pub fn has_rdtscp() -> bool {
+    cpuid(0x8000_0000, 0)[0] >= 0x8000_0001 && cpuid(0x8000_0001, 0)[3] & 1 << 27 != 0
 }
 
 /// Disables interrupts; returns the flags before.

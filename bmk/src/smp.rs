@@ -29,7 +29,7 @@ const PATIENCE: u64 = 500_000_000;
 static ARRIVED: AtomicU64 = AtomicU64::new(0);
 
 /// Turns on the features that every CPU should have: global pages, SMEP, no user access to FS and GS bases (so
-/// that they change by system call only, and entries need not save them).
+/// that they change by system call only, and entries need not save them), the CPU's number for user code.
 pub fn enable_features() {
     let mut value = machine::cr4() | 1 << 7;
     if machine::cpuid(0, 0)[0] >= 7 && machine::cpuid(7, 0)[1] & 1 << 7 != 0 {
@@ -37,6 +37,10 @@ pub fn enable_features() {
     }
     // SAFETY: global pages are set up; user pages are never executed by the kernel.
     unsafe { machine::set_cr4(value & !(1 << 16)) };
+    if machine::has_rdtscp() {
+        // SAFETY: nothing but `rdtscp` looks at it.
+        unsafe { machine::wrmsr(machine::MSR_TSC_AUX, cpu::number() as u64) };
+    }
 }
 
 /// Starts the CPUs of `others`, one after the other.
