@@ -1,6 +1,7 @@
 //! Descriptors: the table of a process, and the system calls on open files.
 
 pub mod attributes;
+pub mod boot;
 pub mod context;
 pub mod descriptor;
 pub mod epoll;
@@ -11,12 +12,15 @@ pub mod io;
 pub mod ioctl;
 pub mod locks;
 mod mask;
+pub mod mount;
 pub mod names;
 pub mod open;
 pub mod open_file;
 pub mod poll;
 pub mod socket;
+pub mod splice;
 pub mod stat;
+pub mod xattr;
 
 pub use context::FsContext;
 pub use descriptor::DescriptorTable;
