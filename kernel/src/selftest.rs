@@ -1,6 +1,8 @@
 //! Tests of the kernel core on the machine itself, in place of the components: `--features selftest`. Each prints
 //! a line; the machine ends with status 0 if all held.
 
+mod devices;
+
 use alloc::{boxed::Box, format, sync::Arc, vec::Vec};
 use core::{
     arch::global_asm,
@@ -487,6 +489,10 @@ pub fn main(payload: &'static [u8], information: &bmk::platform::BootInformation
     }
     if information.command_line.contains("overflow") {
         bmk::message!("{}", recurse(1));
+    }
+    devices::main(information);
+    if information.command_line.contains("devices-only") {
+        return;
     }
     run("sleeping", sleeping);
     run("system calls", system_calls);
