@@ -60,6 +60,9 @@ pub trait Transport: Send + Sync {
 
     /// Resets the device. Afterwards it touches no memory. False if it doesn't answer.
     fn reset(&self) -> bool {
+        if self.status().is_empty() {
+            return true;
+        }
         self.set_status(Status::empty());
         // Devices in software reset at once; the bound is for those that don't answer.
         for _ in 0..1_000_000 {
