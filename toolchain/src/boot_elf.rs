@@ -204,7 +204,7 @@ pub fn write<W: Write + Seek>(
         .map_err(|error| Error::Encode(error.to_string()))?;
     let address = kernel.payload_address();
     let length = front.len() as u64 + rootfs.length();
-    let end = address.checked_add(length).unwrap_or(u64::MAX);
+    let end = address.saturating_add(length);
     if end > PHYSICAL_LIMIT {
         return Err(Error::TooLarge(end >> 20));
     }

@@ -98,7 +98,10 @@ fn complain<T>(value: &Spanned<String>, message: impl Into<String>) -> Result<T,
     Err(Complaint { offset: value.span().start, message: message.into() })
 }
 
-fn environment(table: &BTreeMap<Spanned<String>, String>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Complaint> {
+/// Names and values.
+type Variables = Vec<(Vec<u8>, Vec<u8>)>;
+
+fn environment(table: &BTreeMap<Spanned<String>, String>) -> Result<Variables, Complaint> {
     table
         .iter()
         .map(|(name, value)| {

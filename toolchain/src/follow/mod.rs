@@ -5,12 +5,13 @@
 //! the loader's cache or the directories of its configuration, the default directories. musl's order is RPATH or
 //! RUNPATH of the object and of those that loaded it, then `/etc/ld-musl-x86_64.path` or its defaults.
 
-mod loader_cache;
+pub mod loader_cache;
 mod loader_config;
 mod script;
+mod search;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     fs::File,
     io::Read,
     path::{Path, PathBuf},
@@ -20,17 +21,13 @@ use std::{
 use image::tree::{Attributes, Content, Kind, Node, NodeId, ROOT};
 use object::ReadCache;
 pub use script::parse as parse_script;
+use search::{SearchPaths, is_musl_itself, parent_of};
 
 use crate::{
     collect::{self, Collection, host_path, normalise},
     elf::{self, Elf},
 };
 
-/// Directories that glibc searches when nothing else helped, Debian's and the traditional ones.
-const GLIBC_DEFAULTS: &[&str] =
-    &["/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib"];
-/// Directories that musl searches.
-const MUSL_DEFAULTS: &[&str] = &["/lib", "/usr/local/lib", "/usr/lib"];
 /// Directories that are mounted over at run time, so that nothing baked there would be seen.
 const MOUNTED_OVER: &[&str] = &["/tmp", "/run", "/dev", "/proc", "/sys"];
 /// Where programs from those directories go.
@@ -98,10 +95,7 @@ struct Object {
 pub struct Follower {
     /// The root file system so far.
     pub collection: Collection,
-    /// The host's loader cache or configuration: library name to path.
-    cache: HashMap<Vec<u8>, Vec<u8>>,
-    configured: Vec<Vec<u8>>,
-    musl: Vec<Vec<u8>>,
+    search: SearchPaths,
     /// PATH, for names without a slash.
     search_path: Vec<PathBuf>,
     /// Libraries of glibc programs, for the image's own loader cache.
@@ -113,34 +107,10 @@ pub struct Follower {
 impl Follower {
     /// Follows programs into `collection`, which may have files of the user's already: they go before the host's.
     pub fn new(collection: Collection) -> Self {
-        let read = |path: &str| collection.locate(path.as_bytes()).and_then(|path| std::fs::read(path).ok());
-        let cache = read("/etc/ld.so.cache").map(|bytes| loader_cache::parse(&bytes)).unwrap_or_default();
-        let mut by_name = HashMap::new();
-        for (name, path) in cache {
-            by_name.entry(name).or_insert(path);
-        }
-        let configured = loader_config::directories(Path::new("/etc/ld.so.conf"));
-        let musl = read("/etc/ld-musl-x86_64.path").map_or_else(
-            || MUSL_DEFAULTS.iter().map(|path| path.as_bytes().to_vec()).collect(),
-            |bytes| {
-                bytes
-                    .split(|byte| matches!(byte, b'\n' | b':'))
-                    .filter(|path| !path.is_empty())
-                    .map(<[u8]>::to_vec)
-                    .collect()
-            },
-        );
+        let search = SearchPaths::new(&collection);
         let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
         let search_path = std::env::split_paths(&path).collect();
-        Follower {
-            collection,
-            cache: by_name,
-            configured,
-            musl,
-            search_path,
-            found: BTreeMap::new(),
-            done: HashSet::new(),
-        }
+        Follower { collection, search, search_path, found: BTreeMap::new(), done: HashSet::new() }
     }
 
     /// Takes a program in, as its name or path is typed; returns its path in the image.
@@ -259,7 +229,7 @@ impl Follower {
             return Ok(());
         }
         let mut looked = Vec::new();
-        for (image, host) in self.candidates(object, name, musl) {
+        for (image, host) in self.search.candidates(object, name, musl) {
             let host = match host {
                 Some(host) => host.is_file().then_some(host),
                 None => self.collection.locate(&image),
@@ -289,60 +259,6 @@ impl Follower {
             needed_by: lossy(&object.image),
             looked: looked.join(", "),
         })
-    }
-
-    /// Where a library may be, in the loader's order: paths in the image, and on the host if that differs.
-    fn candidates(&self, object: &Rc<Object>, name: &[u8], musl: bool) -> Vec<(Vec<u8>, Option<PathBuf>)> {
-        let mut candidates = Vec::new();
-        if name.contains(&b'/') {
-            candidates.push((normalise(name), None));
-            return candidates;
-        }
-        let search = |owner: &Object, directory: &[u8], candidates: &mut Vec<_>| {
-            let expand = |origin: &[u8]| {
-                let mut path = expand(directory, origin);
-                path.push(b'/');
-                path.extend_from_slice(name);
-                normalise(&path)
-            };
-            let image = expand(parent_of(&owner.image));
-            let host = expand(parent_of(owner.host.as_os_str().as_encoded_bytes()));
-            let differs = image != host;
-            candidates.push((image, differs.then(|| host_path(&host).to_path_buf())));
-        };
-        let ancestors = std::iter::successors(Some(object), |object| object.parent.as_ref());
-        if musl {
-            for owner in ancestors {
-                for directory in owner.elf.runpath.iter().chain(&owner.elf.rpath) {
-                    search(owner, directory, &mut candidates);
-                }
-            }
-            for directory in &self.musl {
-                search(object, directory, &mut candidates);
-            }
-            return candidates;
-        }
-        if object.elf.runpath.is_empty() {
-            for owner in ancestors.filter(|owner| owner.elf.runpath.is_empty()) {
-                for directory in &owner.elf.rpath {
-                    search(owner, directory, &mut candidates);
-                }
-            }
-        }
-        for directory in &object.elf.runpath {
-            search(object, directory, &mut candidates);
-        }
-        if object.elf.no_default_libraries {
-            return candidates;
-        }
-        candidates.extend(self.cache.get(name).map(|path| (normalise(path), None)));
-        for directory in &self.configured {
-            search(object, directory, &mut candidates);
-        }
-        for directory in GLIBC_DEFAULTS {
-            search(object, directory.as_bytes(), &mut candidates);
-        }
-        candidates
     }
 
     /// Follows the programs and libraries that stand in the trees the user added. What is missing there is a
@@ -409,7 +325,7 @@ fn inspect(host: &Path) -> Result<Elf, Error> {
 fn is_relocated(path: &[u8]) -> bool {
     let under =
         |directory: &&str| path.strip_prefix(directory.as_bytes()).is_some_and(|rest| rest.starts_with(b"/"));
-    MOUNTED_OVER.iter().any(|directory| under(&directory))
+    MOUNTED_OVER.iter().any(under)
 }
 
 /// Where a program of the host goes in the image.
@@ -421,43 +337,6 @@ fn relocate(path: &[u8]) -> Vec<u8> {
     [RELOCATED.as_bytes(), b"/", name].concat()
 }
 
-/// musl's loader is its C library under every name that it may be needed by.
-fn is_musl_itself(name: &[u8]) -> bool {
-    let parts: [&[u8]; 7] = [b"c.", b"pthread.", b"rt.", b"m.", b"dl.", b"util.", b"xnet."];
-    name.strip_prefix(b"lib").is_some_and(|rest| parts.iter().any(|part| rest.starts_with(part)))
-}
-
-fn parent_of(path: &[u8]) -> &[u8] {
-    &path[..path.iter().rposition(|&byte| byte == b'/').unwrap_or(0)]
-}
-
-/// Replaces `$ORIGIN`, `$LIB` and `$PLATFORM` in a directory of a search path.
-fn expand(directory: &[u8], origin: &[u8]) -> Vec<u8> {
-    let names: [(&[u8], &[u8]); 6] = [
-        (b"${ORIGIN}", origin),
-        (b"$ORIGIN", origin),
-        (b"${LIB}", b"lib/x86_64-linux-gnu"),
-        (b"$LIB", b"lib/x86_64-linux-gnu"),
-        (b"${PLATFORM}", b"x86_64"),
-        (b"$PLATFORM", b"x86_64"),
-    ];
-    let mut expanded = Vec::new();
-    let mut rest = directory;
-    while let Some((&byte, tail)) = rest.split_first() {
-        match names.iter().find(|(name, _)| rest.starts_with(name)) {
-            Some((name, value)) => {
-                expanded.extend_from_slice(value);
-                rest = &rest[name.len()..];
-            }
-            None => {
-                expanded.push(byte);
-                rest = tail;
-            }
-        }
-    }
-    expanded
-}
-
 fn lossy(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
@@ -465,12 +344,6 @@ fn lossy(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn origin_is_expanded() {
-        assert_eq!(expand(b"$ORIGIN/../lib:x", b"/opt/bin"), b"/opt/bin/../lib:x");
-        assert_eq!(expand(b"/a/${LIB}", b""), b"/a/lib/x86_64-linux-gnu");
-    }
 
     #[test]
     fn programs_in_mounted_directories_move() {
