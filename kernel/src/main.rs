@@ -83,6 +83,14 @@ fn main(payload: &'static [u8], information: BootInformation) {
     bmk::platform::platform().start_devices();
     #[cfg(feature = "selftest")]
     selftest::main(payload, &information);
-    let _ = (payload, information);
-    rumpuser::rumpuser_halt(rumpuser::Halt::PowerOff(0))
+    match image::payload::Payload::parse(payload) {
+        Ok(payload) => linux::start(payload, &information.command_line),
+        Err(error) => {
+            bmk::message!("{error}");
+            rumpuser::rumpuser_halt(rumpuser::Halt::PowerOff(NOT_STARTED))
+        }
+    }
 }
+
+/// The status of an image that cannot start.
+const NOT_STARTED: u8 = 125;

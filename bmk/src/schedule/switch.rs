@@ -7,7 +7,7 @@ use super::thread::{Thread, state};
 use crate::{
     cpu::{self, Cpu},
     machine,
-    memory::{kernel_map, space::AddressSpace, stack},
+    memory::{kernel_map, pmap::AddressSpace, stack},
     trap::extended,
 };
 
@@ -34,9 +34,6 @@ unsafe extern "sysv64" fn switch_stacks(_save: *mut u64, _load: u64) {
 }
 
 /// Where a new thread begins.
-///
-/// # Safety
-/// Only [`switch`] may come here, on the stack of a thread that hasn't run.
 #[unsafe(naked)]
 pub unsafe extern "sysv64" fn start() {
     naked_asm!("xor ebp, ebp", "call {}", "ud2", sym begin)
@@ -51,11 +48,8 @@ extern "sysv64" fn begin() -> ! {
     super::exit()
 }
 
-/// Loads an address space (null: the kernel's) and lets the one before go.
-///
-/// # Safety
-/// `space` points into an `Arc` that the caller keeps, or is null; interrupts are disabled.
-pub unsafe fn load_space(cpu: &Cpu, space: *const AddressSpace) {
+/// Loads an address space (none: the kernel's) and lets the one before go. Interrupts are disabled.
+pub fn load_space(cpu: &Cpu, space: *const AddressSpace) {
     let loaded = &cpu.scheduler.loaded;
     let old = loaded.get();
     if old == space {
@@ -81,8 +75,7 @@ pub unsafe fn load_space(cpu: &Cpu, space: *const AddressSpace) {
 pub fn switch(cpu: &Cpu, previous: &Thread, next: &Thread) {
     extended::save_at_switch(cpu, previous);
     if !next.space.get().is_null() {
-        // SAFETY: the thread holds the reference behind its pointer.
-        unsafe { load_space(cpu, next.space.get()) };
+        load_space(cpu, next.space.get());
     }
     // Another process may use the same segment base with another meaning: load it anew.
     cpu.loaded_fs.set(u64::MAX >> 1);

@@ -12,7 +12,7 @@ use rumpuser::{CpuSet, OutOfMemory, Pmap, ThreadOperations, ThreadSpec};
 use super::queue;
 use crate::{
     cpu,
-    memory::{space::AddressSpace, stack},
+    memory::{pmap::AddressSpace, stack},
     trap::extended::Extended,
 };
 
@@ -90,7 +90,6 @@ impl Thread {
         name: String,
         affinity: CpuSet,
         stack_top: usize,
-        extended: Extended,
         main: Option<Box<dyn FnOnce() + Send>>,
     ) -> Thread {
         Thread {
@@ -116,14 +115,14 @@ impl Thread {
             curlwp: AtomicPtr::new(null_mut()),
             pmap: UnsafeCell::new(None),
             space: Cell::new(null()),
-            extended,
+            extended: Extended::new(),
             main: UnsafeCell::new(main),
         }
     }
 
     /// The thread that a CPU runs already: its boot code, which becomes its idle loop.
     pub fn idle(cpu: usize, stack_top: usize) -> &'static Thread {
-        let thread = Thread::with(alloc::format!("idle/{cpu}"), 1 << cpu, stack_top, Extended::none(), None);
+        let thread = Thread::with(alloc::format!("idle/{cpu}"), 1 << cpu, stack_top, None);
         thread.on_cpu.store(true, Ordering::Relaxed);
         thread.cpu.store(cpu, Ordering::Relaxed);
         Box::leak(Box::new(thread))
@@ -131,10 +130,9 @@ impl Thread {
 
     /// A thread that is ready to be started.
     pub fn new(spec: ThreadSpec) -> Result<Arc<Thread>, OutOfMemory> {
-        let extended = Extended::new()?;
+        super::reserve()?;
         let top = stack::allocate()?;
-        super::reserve().inspect_err(|_| stack::release(top))?;
-        let thread = Thread::with(spec.name, spec.affinity, top, extended, Some(spec.main));
+        let thread = Thread::with(spec.name, spec.affinity, top, Some(spec.main));
         // As `switch` leaves it: six registers, then where to go on; the rest aligns the stack.
         let words = [0, 0, 0, 0, 0, 0, super::switch::start as *const () as u64, 0, 0];
         let start = top - size_of_val(&words);

@@ -4,16 +4,18 @@ use alloc::{
     sync::{Arc, Weak},
     vec::Vec,
 };
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use rumpkern::wait::WaitQueue;
 use rumpuser::sync::{Mutex, SpinLock};
+use rumpvfs::mount::Location;
 
 use crate::{
     limits::{Limits, Resource},
     signal::{Actions, queue::Pending},
     space::Space,
     task::Task,
+    timers::Timers,
 };
 
 /// CPU time and the like, of those that have ended.
@@ -77,17 +79,33 @@ pub struct Process {
     /// Of the children that were waited for.
     pub(crate) children_usage: SpinLock<Usage>,
     /// Monotonic time when it started.
-    pub(crate) started: u64,
-    /// The program's path, and its arguments' place, for /proc.
-    executable: SpinLock<Arc<[u8]>>,
+    pub started: u64,
+    /// Where the program is (/proc/self/exe).
+    executable: SpinLock<Option<Location>>,
     /// It called execve since it was forked (setpgid refuses then).
     pub(crate) executed: AtomicBool,
     /// Orphans are given to it (prctl PR_SET_CHILD_SUBREAPER).
     pub(crate) subreaper: AtomicBool,
     /// prctl PR_SET_DUMPABLE.
     pub(crate) dumpable: AtomicU32,
+    /// prctl PR_SET_THP_DISABLE.
+    pub(crate) huge_pages_disabled: AtomicBool,
     /// Page faults so far.
     pub(crate) faults: AtomicU64,
+    /// What identifies its private futexes: its address space.
+    space_identity: AtomicUsize,
+    /// Told when a signal arrives; what signalfd waits for.
+    pub(crate) signalled: WaitQueue,
+    /// Told when a task has ended; what execve waits for.
+    pub(crate) task_left: WaitQueue,
+    /// The real user, for SIGCHLD.
+    pub(crate) uid: AtomicU32,
+    /// Somebody waited for the zombie.
+    pub(crate) reaped: AtomicBool,
+    /// The image's init started it and waits for it.
+    pub(crate) supervised: AtomicBool,
+    /// Interval timers and POSIX timers.
+    pub(crate) timers: Timers,
 }
 
 /// What a new process starts from.
@@ -106,8 +124,8 @@ pub struct ProcessSpec {
     pub actions: Arc<Actions>,
     /// Its limits.
     pub limits: Limits,
-    /// The program's path.
-    pub executable: Arc<[u8]>,
+    /// Where the program is.
+    pub executable: Option<Location>,
     /// Sent to the parent when it ends.
     pub exit_signal: u32,
 }
@@ -122,7 +140,7 @@ impl Process {
             parent: SpinLock::new(spec.parent),
             children: Mutex::new(Vec::new()),
             tasks: Mutex::new(Vec::new()),
-            space: SpinLock::new(Some(spec.space)),
+            space: SpinLock::new(Some(spec.space.clone())),
             actions: SpinLock::new(spec.actions),
             pending: SpinLock::new(Pending::default()),
             job: SpinLock::new(JobState::default()),
@@ -141,7 +159,15 @@ impl Process {
             executed: AtomicBool::new(false),
             subreaper: AtomicBool::new(false),
             dumpable: AtomicU32::new(1),
+            huge_pages_disabled: AtomicBool::new(false),
             faults: AtomicU64::new(0),
+            space_identity: AtomicUsize::new(Arc::as_ptr(&spec.space) as usize),
+            signalled: WaitQueue::new(),
+            task_left: WaitQueue::new(),
+            uid: AtomicU32::new(0),
+            reaped: AtomicBool::new(false),
+            supervised: AtomicBool::new(false),
+            timers: Timers::default(),
         })
     }
 
@@ -178,7 +204,16 @@ impl Process {
 
     /// Replaces the address space (execve; `None` at the end); returns the old one.
     pub(crate) fn replace_space(&self, space: Option<Arc<Space>>) -> Option<Arc<Space>> {
-        core::mem::replace(&mut self.space.lock(), space)
+        let identity = space.as_ref().map_or(0, |space| Arc::as_ptr(space) as usize);
+        let old = core::mem::replace(&mut *self.space.lock(), space);
+        self.space_identity.store(identity, Ordering::Relaxed);
+        old
+    }
+
+    /// What identifies the address space among those that exist.
+    #[inline]
+    pub(crate) fn space_identity(&self) -> usize {
+        self.space_identity.load(Ordering::Relaxed)
     }
 
     /// The signal actions.
@@ -211,14 +246,15 @@ impl Process {
         self.tasks.lock().clone()
     }
 
-    /// The path of the program that runs.
-    pub fn executable(&self) -> Arc<[u8]> {
+    /// Where the program that runs is; none for the image's init.
+    pub fn executable(&self) -> Option<Location> {
         self.executable.lock().clone()
     }
 
     /// Sets it.
-    pub(crate) fn set_executable(&self, path: Arc<[u8]>) {
-        *self.executable.lock() = path;
+    pub(crate) fn set_executable(&self, location: Option<Location>) {
+        let old = core::mem::replace(&mut *self.executable.lock(), location);
+        drop(old);
     }
 
     /// Whether it has ended and waits to be reaped.

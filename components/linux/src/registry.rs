@@ -1,6 +1,7 @@
 //! All processes and tasks by identifier.
 
 use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
+use core::sync::atomic::Ordering;
 
 use rumpkern::{Errno, Result};
 use rumpuser::sync::{Mutex, RwLock};
@@ -81,4 +82,10 @@ pub fn group(group: i32) -> Vec<Arc<Process>> {
 /// How many tasks there are.
 pub fn task_count() -> usize {
     TASKS.read().len()
+}
+
+/// How many tasks a user has.
+pub fn count_of_user(uid: u32) -> usize {
+    let is_own = |task: &&Arc<Task>| task.process().uid.load(Ordering::Relaxed) == uid;
+    TASKS.read().values().filter(is_own).count()
 }

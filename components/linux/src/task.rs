@@ -10,7 +10,7 @@ use alloc::{
 };
 use core::{
     cell::UnsafeCell,
-    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicI8, AtomicU32, AtomicU64, AtomicUsize, Ordering},
 };
 
 use rumpuser::{
@@ -21,6 +21,7 @@ use rumpuser::{
 use crate::{
     credentials::Credentials,
     files::{DescriptorTable, FsContext},
+    futex::bucket::Waiter,
     owned::Owned,
     process::Process,
     signal::{SignalSet, queue::Pending},
@@ -76,6 +77,24 @@ pub struct Task {
     restart_deadline: AtomicU64,
     /// The call that runs is a restart.
     pub(crate) restarting: AtomicBool,
+    /// Signals that rt_sigtimedwait waits for now.
+    pub(crate) awaited: AtomicU64,
+    /// Where to write the tid when the task starts; 0 is nowhere.
+    pub(crate) set_child_tid: AtomicUsize,
+    /// A vfork parent waits until the task executes a program or ends.
+    pub(crate) holds_parent: AtomicBool,
+    /// prctl PR_SET_NO_NEW_PRIVS.
+    pub(crate) no_new_privileges: AtomicBool,
+    /// prctl PR_SET_KEEPCAPS.
+    pub(crate) keep_capabilities: AtomicBool,
+    /// Its nice value.
+    pub(crate) nice: AtomicI8,
+    /// What it waits with for futexes.
+    futex_waiter: SpinLock<Option<Arc<Waiter>>>,
+    /// Scheduling policy and priority, and I/O priority, as they were set.
+    pub(crate) policy: SpinLock<Policy>,
+    /// Timer slack in nanoseconds (prctl PR_SET_TIMERSLACK).
+    pub(crate) timer_slack: AtomicU64,
     /// The signal to get when the parent task ends (prctl PR_SET_PDEATHSIG); 0 is none.
     pub(crate) parent_death_signal: AtomicU32,
 }
@@ -85,6 +104,19 @@ pub struct Task {
 unsafe impl Sync for Task {}
 // SAFETY: nothing in it is bound to a thread.
 unsafe impl Send for Task {}
+
+/// What sched_setscheduler and ioprio_set keep; the scheduler itself is fair to all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// `SCHED_*`.
+    pub policy: i32,
+    /// Real-time priority.
+    pub priority: i32,
+    /// Children start with the default policy.
+    pub reset_on_fork: bool,
+    /// I/O class and level.
+    pub io: i32,
+}
 
 /// What a new task starts from.
 pub struct TaskSpec {
@@ -137,6 +169,15 @@ impl Task {
             robust_list: AtomicUsize::new(0),
             restart_deadline: AtomicU64::new(NEVER),
             restarting: AtomicBool::new(false),
+            awaited: AtomicU64::new(0),
+            set_child_tid: AtomicUsize::new(0),
+            holds_parent: AtomicBool::new(false),
+            no_new_privileges: AtomicBool::new(false),
+            keep_capabilities: AtomicBool::new(false),
+            nice: AtomicI8::new(0),
+            futex_waiter: SpinLock::new(None),
+            policy: SpinLock::new(Policy::default()),
+            timer_slack: AtomicU64::new(50_000),
             parent_death_signal: AtomicU32::new(0),
         })
     }
@@ -165,6 +206,7 @@ impl Task {
     /// # Safety
     /// The caller keeps the task alive until it calls [`Task::unbind`], and no other thread runs it.
     pub(crate) unsafe fn bind(&self, thread: Thread) {
+        *self.futex_waiter.lock() = Some(Waiter::new(thread.clone()));
         *self.thread.lock() = Some(thread);
         rumpuser_set_curlwp(core::ptr::from_ref(self).cast_mut().cast());
     }
@@ -173,6 +215,28 @@ impl Task {
     pub(crate) fn unbind(&self) {
         rumpuser_set_curlwp(core::ptr::null_mut());
         *self.thread.lock() = None;
+        *self.futex_waiter.lock() = None;
+    }
+
+    /// What the task waits with for futexes.
+    pub(crate) fn futex_waiter(&self) -> Arc<Waiter> {
+        let waiter = self.futex_waiter.lock().clone();
+        waiter.unwrap_or_else(|| Waiter::new(rumpuser::rumpuser_thread_current()))
+    }
+
+    /// CPU time used: (in user mode, in the kernel).
+    pub fn cpu_time(&self) -> (u64, u64) {
+        self.thread().map_or((0, 0), |thread| thread.cpu_time())
+    }
+
+    /// Gives up descriptors and file system context at the task's end. By its own thread, which serves no call.
+    pub(crate) fn release_files(&self) {
+        // SAFETY: the task's run loop has ended, so that no call holds references into the task.
+        let (files, context) = unsafe { (self.replace_files(None), self.replace_filesystem(None)) };
+        if let Some(files) = files.and_then(Arc::into_inner) {
+            files.close_all();
+        }
+        drop(context);
     }
 
     /// A counted reference to this task.
@@ -263,6 +327,13 @@ impl Task {
         unsafe { self.filesystem.replace(context) }
     }
 
+    /// Gives the task a root, working directory and umask of its own (unshare CLONE_FS). By its own thread.
+    pub(crate) fn unshare_filesystem(&self) {
+        let copy = self.filesystem().fork();
+        // SAFETY: the reference above has ended, and callers hold none.
+        drop(unsafe { self.replace_filesystem(Some(copy)) });
+    }
+
     /// Who the task is, for its own thread.
     #[inline]
     pub fn credentials(&self) -> &Credentials {
@@ -274,12 +345,10 @@ impl Task {
         self.credentials.clone_value()
     }
 
-    /// Changes who the task is.
-    ///
-    /// # Safety
-    /// As [`Owned::replace`]: by the task's own thread, which holds no result of [`Task::credentials`].
-    pub(crate) unsafe fn set_credentials(&self, credentials: Credentials) {
-        // SAFETY: the caller's promise.
+    /// Changes who the task is. By its own thread, which holds no result of [`Task::credentials`].
+    pub(crate) fn publish_credentials(&self, credentials: Credentials) {
+        assert!(self.is_current());
+        // SAFETY: the callers, the calls that change credentials, work on copies: they hold no reference.
         drop(unsafe { self.credentials.replace(Arc::new(credentials)) });
     }
 

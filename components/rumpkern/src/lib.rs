@@ -3,6 +3,7 @@
 
 extern crate alloc;
 
+pub mod callout;
 pub mod errno;
 pub mod mappings;
 pub mod poll;

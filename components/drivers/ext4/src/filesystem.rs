@@ -7,8 +7,7 @@ use rumpuser::sync::Mutex;
 
 use crate::{
     device::BlockDevice,
-    directory::Entry,
-    directory_entry::FileType,
+    directory::{Entry, FileType},
     error::{Error, Result},
     file::{Piece, read_piece},
     inode::{Inode, Time, Timestamp, flag},

@@ -1,8 +1,7 @@
 //! Creating, linking, renaming and removing files.
 
 use crate::{
-    directory::Found,
-    directory_entry::{FileType, check_name},
+    directory::{FileType, Found, check_name},
     error::{Error, Result},
     extent::clear_root,
     inode::{Inode, Time, flag, mode},

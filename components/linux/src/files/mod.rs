@@ -26,7 +26,23 @@ pub use context::FsContext;
 pub use descriptor::DescriptorTable;
 pub use open_file::OpenFile;
 
-use crate::task::Task;
+use alloc::sync::Arc;
+
+use rumpkern::Result;
+use rumpvfs::file::{File, OpenFlags};
+
+use crate::{limits::Resource, task::Task};
+
+/// No descriptor is as large.
+pub const DESCRIPTOR_LIMIT: usize = descriptor::LIMIT;
+
+/// Gives a file that has no name the task's lowest free descriptor.
+pub(crate) fn install(task: &Task, file: Arc<dyn File>, flags: OpenFlags) -> Result<usize> {
+    let close_on_exec = flags.contains(OpenFlags::CLOSE_ON_EXEC);
+    let file = OpenFile::new(file, flags, None);
+    let limit = task.process().limit(Resource::OpenFiles);
+    task.files().insert(file, 0, limit, close_on_exec).map(|descriptor| descriptor as usize)
+}
 
 /// Gives the task a descriptor table of its own (unshare CLONE_FILES).
 #[allow(unsafe_code, reason = "replaces what the task's thread reads without a lock")]

@@ -11,11 +11,10 @@ use rumpuser::memory::PAGE_SIZE;
 use rumpvfs::{
     generated::{Directory, Entry, Fixed},
     mount::Location,
-    namei::Lookup,
     vnode::Kind,
 };
 
-use crate::{exec_image::StackLayout, files::context, process::Process, space::Space, task::Task};
+use crate::{exec_image::StackLayout, process::Process, space::Space, task::Task};
 
 use super::{current, descriptors, identifier, leader, maps, mounts, network, status};
 
@@ -150,7 +149,7 @@ fn entries(subject: &Subject) -> Fixed {
         .with("comm", comm)
         .with("cwd", subject.jump(|subject| shown(&directory(subject)?), directory))
         .with("environ", subject.text_for(0o400, environ))
-        .with("exe", subject.jump(|subject| Ok(subject.process()?.executable().to_vec()), executable))
+        .with("exe", subject.jump(|subject| shown(&executable(subject)?), executable))
         .with("fd", descriptors::directory(subject.clone()))
         .with("fdinfo", descriptors::information(subject.clone()))
         .with("io", subject.text_for(0o400, |_| Ok(io())))
@@ -196,10 +195,7 @@ fn root(subject: &Subject) -> Result<Location> {
 }
 
 fn executable(subject: &Subject) -> Result<Location> {
-    let path = subject.process()?.executable();
-    let root = root(subject)?;
-    let credentials = context::credentials(&*current()?);
-    Lookup::new(&root, &root, &credentials).resolve(&path, true)
+    subject.process()?.executable().ok_or(Errno::ENOENT)
 }
 
 /// Copies a range of the process's memory, as far as it is there.

@@ -93,7 +93,7 @@ fn process(pid: i32, root: &Location) -> (Arc<Process>, Arc<Task>) {
         space: Space::new(8 << 20).expect("a space"),
         actions: Arc::new(Actions::default()),
         limits: Limits::default(),
-        executable: Arc::from(&b"/bin/program"[..]),
+        executable: Some(root.clone()),
         exit_signal: 17,
     });
     let task = Task::new(TaskSpec {

@@ -1,8 +1,12 @@
 //! Signals: numbers and sets here; actions, queues, delivery and the calls in the files beside.
 
 pub mod action;
+pub mod calls;
+pub mod deliver;
+pub mod frame;
 pub mod info;
 pub mod queue;
+pub mod send;
 
 pub use action::{Action, Actions};
 pub use info::SignalInfo;

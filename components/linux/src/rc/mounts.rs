@@ -1,0 +1,87 @@
+//! The file systems of an image.
+
+use alloc::{sync::Arc, vec::Vec};
+
+use image::{
+    config::{Configuration, Mount as Wanted},
+    rootfs::RootFs,
+};
+use rumpkern::{Errno, Result};
+use rumpvfs::{
+    access::Credentials,
+    mount::{Location, Mount, MountFlags, MountOptions},
+    namei::Lookup,
+    tmpfs::{Limits, TmpFs},
+    vnode::{Creation, FileSystem, Kind},
+};
+
+use crate::{console, procfs, sysfs};
+
+fn options(source: &[u8], flags: MountFlags) -> MountOptions {
+    MountOptions { source: source.to_vec(), flags, ..MountOptions::default() }
+}
+
+/// Mounts the root, the usual places, and what the configuration asks for; returns the root. A configured mount
+/// that fails is an error; what the image only might need is not.
+pub fn mount_all(image: RootFs<'static>, configuration: &Configuration) -> Result<Location> {
+    let system = TmpFs::over(image, Limits::default()).ok_or(Errno::EINVAL)?;
+    let root = Mount::root(system, options(b"overlay", MountFlags::RELATIVE_ACCESS_TIME));
+    let harmless = MountFlags::NO_SET_UID | MountFlags::NO_DEVICES | MountFlags::RELATIVE_ACCESS_TIME;
+
+    let devices = TmpFs::new(Limits::default(), 0o755)?;
+    rumpdev::nodes::register();
+    rumpdev::nodes::populate(&devices.root())?;
+    let everywhere: [(&[u8], &[u8], Arc<dyn FileSystem>, MountFlags); 7] = [
+        (b"/dev", b"devtmpfs", devices, MountFlags::NO_SET_UID | MountFlags::RELATIVE_ACCESS_TIME),
+        (b"/dev/pts", b"devpts", rumpdev::tty::devpts(), MountFlags::NO_SET_UID),
+        (b"/dev/shm", b"tmpfs", TmpFs::new(Limits::default(), 0o1777)?, harmless),
+        (b"/proc", b"proc", procfs::new(), harmless | MountFlags::NO_EXECUTE),
+        (b"/sys", b"sysfs", sysfs::new(), harmless | MountFlags::NO_EXECUTE),
+        (b"/tmp", b"tmpfs", TmpFs::new(Limits::default(), 0o1777)?, harmless),
+        (b"/run", b"tmpfs", TmpFs::new(Limits::default(), 0o755)?, harmless),
+    ];
+    for (target, source, system, flags) in everywhere {
+        attach(&root, target, system, options(source, flags))?;
+    }
+    for wanted in &configuration.mounts {
+        if let Err(error) = mount_one(&root, wanted) {
+            let target = wanted.target.escape_ascii();
+            console::message(format_args!("cannot mount {} at {target}: {error:?}", wanted.kind));
+            return Err(error);
+        }
+    }
+    Ok(root)
+}
+
+/// Mounts at a directory, which is created if it is absent.
+fn attach(root: &Location, target: &[u8], system: Arc<dyn FileSystem>, options: MountOptions) -> Result<()> {
+    directory(root, target)?.mount(system, options).map(|_| ())
+}
+
+/// The directory at an absolute path; created, with those above it, as far as it is absent.
+fn directory(root: &Location, path: &[u8]) -> Result<Location> {
+    let credentials = Credentials::root();
+    let lookup = Lookup::new(root, root, &credentials);
+    let mut so_far = Vec::new();
+    for name in path.split(|&byte| byte == b'/').filter(|name| !name.is_empty()) {
+        so_far.push(b'/');
+        so_far.extend_from_slice(name);
+        let creation =
+            Creation { kind: Kind::Directory, permissions: 0o755, uid: 0, gid: 0, target: b"", rdev: 0 };
+        match lookup.create(&so_far, &creation) {
+            Ok(_) | Err(Errno::EEXIST) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    lookup.resolve_directory(path)
+}
+
+fn mount_one(root: &Location, wanted: &Wanted) -> Result<()> {
+    let mut flags = MountFlags::RELATIVE_ACCESS_TIME;
+    flags.set(MountFlags::READ_ONLY, wanted.read_only);
+    let system: Arc<dyn FileSystem> = match wanted.kind.as_str() {
+        "tmpfs" => TmpFs::new(Limits { bytes: wanted.size, files: 0 }, 0o755)?,
+        _ => return Err(Errno::ENODEV),
+    };
+    attach(root, &wanted.target, system, options(&wanted.source, flags))
+}
