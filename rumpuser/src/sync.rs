@@ -129,6 +129,8 @@ fn sleep_until(waiters: &Waiters, waiting: &AtomicU32, mut take: impl FnMut() ->
         }
     }
     waiting.fetch_sub(1, Ordering::SeqCst);
+    // The park above may have used up an unpark that was meant for a wait around this lock.
+    me.unpark();
 }
 
 fn wake_one(waiters: &Waiters, waiting: &AtomicU32) {

@@ -86,7 +86,9 @@ impl WaitQueue {
             let value = condition();
             let interrupted = interruptible && rumpuser_interrupted();
             let expired = deadline != NEVER && rumpuser_clock_monotonic() >= deadline;
-            if value.is_none() && !interrupted && !expired {
+            // A lock taken in the condition may have slept, and so used up the unpark of a wake-up that came
+            // meanwhile: such a thread is no longer queued, and must look again.
+            if value.is_none() && !interrupted && !expired && self.is_queued(&me) {
                 rumpuser_park(deadline);
             }
             let still_queued = self.remove(&me);
@@ -104,6 +106,10 @@ impl WaitQueue {
                 return Err(if interrupted { WaitError::Interrupted } else { WaitError::TimedOut });
             }
         }
+    }
+
+    fn is_queued(&self, me: &Thread) -> bool {
+        self.threads.lock().iter().any(|thread| thread.id() == me.id())
     }
 
     fn remove(&self, me: &Thread) -> bool {
