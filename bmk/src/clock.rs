@@ -39,7 +39,7 @@ pub fn initialise(frequency: u64) {
 #[inline]
 pub fn now() -> u64 {
     let ticks = machine::rdtsc().saturating_sub(BASE.load(Ordering::Relaxed));
-    (u128::from(ticks) * u128::from(MULTIPLIER.load(Ordering::Relaxed)) >> 32) as u64
+    ((u128::from(ticks) * u128::from(MULTIPLIER.load(Ordering::Relaxed))) >> 32) as u64
 }
 
 /// The counter's value at a monotonic time.

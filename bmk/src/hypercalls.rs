@@ -1,6 +1,6 @@
 //! `rumpuser`'s hypercalls, in the guest. The kernel binary exports them: `rumpuser::provide!(bmk::hypercalls::Kernel)`.
 
-use alloc::{format, string::String, sync::Arc};
+use alloc::{string::String, sync::Arc};
 use core::{arch::asm, sync::atomic::Ordering};
 
 use rumpuser::{
@@ -123,7 +123,7 @@ impl rumpuser::Hypercalls for Kernel {
             }
         }
         let text = String::from_utf8_lossy(&name);
-        (format!("{}", text.trim_matches(['\0', ' '])), clock::frequency() / 1000)
+        (text.trim_matches(['\0', ' ']).into(), clock::frequency() / 1000)
     }
 
     fn rumpuser_clock_monotonic() -> u64 {

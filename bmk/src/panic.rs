@@ -139,7 +139,7 @@ fn backtrace(out: &mut Console, mut base: u64) {
     for _ in 0..32 {
         let address = base as usize;
         let mapped = (layout::STACKS..layout::DEVICES).contains(&address) && !stack::is_guard(address)
-            || address >= layout::KERNEL_BASE && address < usize::MAX - 16;
+            || (layout::KERNEL_BASE..usize::MAX - 16).contains(&address);
         if !mapped || !address.is_multiple_of(8) {
             break;
         }

@@ -8,6 +8,7 @@ pub mod kernel_map;
 pub mod layout;
 pub mod pmap;
 pub mod shootdown;
+pub mod space;
 pub mod stack;
 
 pub use kernel_map::{map_device, map_firmware};

@@ -3,9 +3,11 @@
 //! A queue is locked with interrupts disabled. Whoever wakes a thread waits until the thread's last CPU has let
 //! go of it; a CPU on its way through the scheduler takes no lock but the queues', so that is never long.
 
+mod account;
 pub mod queue;
 pub mod switch;
 pub mod thread;
+mod wake;
 
 use alloc::sync::Arc;
 use core::{
@@ -16,15 +18,20 @@ use core::{
 
 use rumpuser::{NEVER, OutOfMemory, ThreadSpec};
 
+use account::account;
+pub use account::{account_entry, account_trap, cpu_times, runtime_of};
+use wake::kick;
+pub use wake::{affinity_changed, enqueue, kick_if_running, wake};
+
 use crate::{
     clock,
     cpu::{self, Cpu},
     lock::{IrqLock, Spin},
     machine,
-    memory::{pmap::AddressSpace, stack},
-    platform::{WAKE_VECTOR, platform},
+    memory::{space::AddressSpace, stack},
+    platform::platform,
 };
-use queue::{Sorted, WEIGHT};
+use queue::Sorted;
 use thread::{Thread, state};
 
 /// How long a thread runs while others wait.
@@ -35,8 +42,6 @@ const GRANULARITY: u64 = 500_000;
 const SLEEPER_BONUS: i64 = 3_000_000;
 /// How far behind.
 const LAG_LIMIT: i64 = 50_000_000;
-/// One trap in so many is timed.
-const SAMPLING: u32 = 16;
 
 /// The ready threads of a CPU.
 struct RunQueue {
@@ -152,189 +157,6 @@ pub fn spawn(spec: ThreadSpec) -> Result<Arc<Thread>, OutOfMemory> {
 pub fn is_idle(thread: &Thread) -> bool {
     cpu::get(thread.cpu.load(Ordering::Relaxed))
         .is_some_and(|cpu| core::ptr::eq(cpu.scheduler.idle.get(), thread))
-}
-
-/// Brings the account of the calling CPU up to date; returns the time.
-fn account(cpu: &Cpu, thread: &Thread) -> u64 {
-    let scheduler = &cpu.scheduler;
-    let now = clock::now();
-    let used = now.saturating_sub(scheduler.accounted.swap(now, Ordering::Relaxed));
-    if core::ptr::eq(scheduler.idle.get(), thread) {
-        scheduler.idled.fetch_add(used, Ordering::Relaxed);
-    } else {
-        thread.runtime.fetch_add(used, Ordering::Relaxed);
-        let virtual_used = if thread.weight() == WEIGHT { used } else { used * WEIGHT / thread.weight() };
-        let runtime = thread.virtual_runtime.fetch_add(virtual_used, Ordering::Relaxed) + virtual_used;
-        scheduler.virtual_runtime.store(runtime, Ordering::Relaxed);
-        scheduler.busy.fetch_add(used, Ordering::Relaxed);
-        if !thread.has_user.load(Ordering::Relaxed) {
-            scheduler.kernel.fetch_add(used, Ordering::Relaxed);
-        }
-    }
-    now
-}
-
-/// CPU time of a thread up to now.
-pub fn runtime_of(thread: &Thread) -> u64 {
-    let settled = thread.runtime.load(Ordering::Relaxed);
-    if !thread.on_cpu.load(Ordering::Relaxed) {
-        return settled;
-    }
-    let running = cpu::get(thread.cpu.load(Ordering::Relaxed))
-        .map_or(0, |cpu| clock::now().saturating_sub(cpu.scheduler.accounted.load(Ordering::Relaxed)));
-    settled + running
-}
-
-/// A trap of the calling thread begins; some are timed.
-#[inline]
-pub fn account_trap(thread: &Thread) {
-    let traps = thread.traps.get().wrapping_add(1);
-    thread.traps.set(traps);
-    if traps % SAMPLING == 0 {
-        thread.sample.set(runtime_of(thread));
-    }
-}
-
-/// The calling thread is about to run user code.
-#[inline]
-pub fn account_entry(thread: &Thread) {
-    if thread.traps.get() % SAMPLING == 0 {
-        if !thread.has_user.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        let used = runtime_of(thread).saturating_sub(thread.sample.get()) * u64::from(SAMPLING);
-        thread.kernel_time.fetch_add(used, Ordering::Relaxed);
-        cpu::current().scheduler.kernel.fetch_add(used, Ordering::Relaxed);
-        // An interrupted execution comes here again: it is not another sample.
-        thread.traps.set(thread.traps.get().wrapping_add(1));
-    }
-}
-
-/// Time of a CPU: user, kernel, idle.
-pub fn cpu_times(cpu: usize) -> (u64, u64, u64) {
-    let Some(cpu) = cpu::get(cpu) else { return (0, 0, 0) };
-    let scheduler = &cpu.scheduler;
-    let (busy, idle) = (scheduler.busy.load(Ordering::Relaxed), scheduler.idled.load(Ordering::Relaxed));
-    let kernel = scheduler.kernel.load(Ordering::Relaxed).min(busy);
-    let open = clock::now().saturating_sub(scheduler.accounted.load(Ordering::Relaxed));
-    if IDLE.load(Ordering::Relaxed) & 1 << cpu.number != 0 {
-        (busy - kernel, kernel, idle + open)
-    } else {
-        (busy - kernel + open, kernel, idle)
-    }
-}
-
-/// The CPU for a thread that becomes ready: its last one if that is idle, another idle one, or its last one.
-fn choose(thread: &Thread) -> &'static Cpu {
-    let online = cpu::online();
-    let allowed = match thread.affinity.load(Ordering::Relaxed) & online {
-        0 => online,
-        allowed => allowed,
-    };
-    let last = thread.cpu.load(Ordering::Relaxed);
-    let mut idle = IDLE.load(Ordering::SeqCst) & allowed;
-    while idle != 0 {
-        let candidate = if idle & 1 << last != 0 { last } else { idle.trailing_zeros() as usize };
-        if IDLE.fetch_and(!(1 << candidate), Ordering::SeqCst) & 1 << candidate != 0
-            && let Some(cpu) = cpu::get(candidate)
-        {
-            return cpu;
-        }
-        idle = IDLE.load(Ordering::SeqCst) & allowed;
-    }
-    let choice = if allowed & 1 << last != 0 { last } else { least_loaded(allowed) };
-    cpu::get(choice).unwrap_or_else(cpu::current)
-}
-
-fn least_loaded(allowed: u64) -> usize {
-    cpu::all()
-        .filter(|cpu| allowed & 1 << cpu.number != 0)
-        .min_by_key(|cpu| cpu.scheduler.length.load(Ordering::Relaxed))
-        .map_or(0, |cpu| cpu.number)
-}
-
-/// Puts a thread that no CPU holds on a run queue. Interrupts are disabled, no queue is locked.
-pub fn enqueue(thread: &'static Thread) {
-    let cpu = choose(thread);
-    let scheduler = &cpu.scheduler;
-    let now = clock::now();
-    let (alone, placed) = {
-        let mut queue = scheduler.queue.lock();
-        let slept = now.saturating_sub(thread.parked_at.load(Ordering::Relaxed)) as i64;
-        let lag = (thread.virtual_runtime.load(Ordering::Relaxed) as i64).saturating_sub(slept);
-        let placed = queue.minimum.wrapping_add_signed(lag.clamp(-SLEEPER_BONUS, LAG_LIMIT));
-        thread.virtual_runtime.store(placed, Ordering::Relaxed);
-        thread.cpu.store(cpu.number, Ordering::Relaxed);
-        let alone = queue.ready.is_empty();
-        queue.ready.insert(placed, thread.number(), thread);
-        scheduler.length.store(queue.ready.len(), Ordering::Relaxed);
-        (alone, placed)
-    };
-    // A queue that was empty has no slice timer set. Otherwise only a thread that is ahead disturbs.
-    let running = scheduler.virtual_runtime.load(Ordering::Relaxed)
-        + now.saturating_sub(scheduler.accounted.load(Ordering::Relaxed));
-    if alone || placed + GRANULARITY < running {
-        kick(cpu);
-    }
-}
-
-/// Makes a CPU go through the scheduler soon.
-fn kick(cpu: &Cpu) {
-    let before = cpu.reschedule.swap(1, Ordering::SeqCst);
-    if before == 0 && cpu.number != cpu::number() {
-        platform().send_interrupt(cpu.hardware, WAKE_VECTOR);
-    }
-}
-
-/// Wakes a parked thread; nothing if it isn't, or someone else does.
-pub fn wake(thread: &Thread) {
-    let flags = machine::interrupts_disable();
-    if thread.state.compare_exchange(state::PARKED, state::READY, Ordering::SeqCst, Ordering::SeqCst).is_ok()
-    {
-        while thread.on_cpu.load(Ordering::Acquire) {
-            core::hint::spin_loop();
-        }
-        // SAFETY: a thread that was parked lives until it runs again and ends.
-        enqueue(unsafe { &*core::ptr::from_ref(thread) });
-    }
-    interrupts_restore(flags);
-}
-
-/// Interrupts the CPU on which a thread runs, so that it looks at its flags.
-pub fn kick_if_running(thread: &Thread) {
-    let flags = machine::interrupts_disable();
-    if thread.on_cpu.load(Ordering::SeqCst)
-        && let Some(cpu) = cpu::get(thread.cpu.load(Ordering::SeqCst))
-        && cpu.number != cpu::number()
-    {
-        platform().send_interrupt(cpu.hardware, WAKE_VECTOR);
-    }
-    interrupts_restore(flags);
-}
-
-/// Moves a thread that may not stay where it is.
-pub fn affinity_changed(thread: &Thread) {
-    let flags = machine::interrupts_disable();
-    let place = thread.cpu.load(Ordering::SeqCst);
-    if thread.affinity.load(Ordering::SeqCst) & 1 << place == 0
-        && let Some(cpu) = cpu::get(place)
-    {
-        if thread.on_cpu.load(Ordering::SeqCst) {
-            cpu.reschedule.store(0, Ordering::SeqCst);
-            kick(cpu);
-        } else {
-            let mut queue = cpu.scheduler.queue.lock();
-            let found = queue.ready.take(|ready| ready.number() == thread.number());
-            let minimum = queue.minimum;
-            cpu.scheduler.length.store(queue.ready.len(), Ordering::Relaxed);
-            drop(queue);
-            if let Some(found) = found {
-                leave(found, minimum, clock::now());
-                enqueue(found);
-            }
-        }
-    }
-    interrupts_restore(flags);
 }
 
 /// Makes a thread's virtual runtime relative, as it leaves a queue's CPU.
@@ -542,7 +364,8 @@ pub fn set_pmap(pmap: Option<Arc<dyn rumpuser::Pmap>>) {
         .map_or(null(), |pmap| Arc::as_ptr(pmap.space()));
     let flags = machine::interrupts_disable();
     thread.space.set(space);
-    switch::load_space(cpu::current(), space);
+    // SAFETY: `pmap` holds a reference, and is kept by the thread below.
+    unsafe { switch::load_space(cpu::current(), space) };
     // SAFETY: the thread's own field.
     let before = core::mem::replace(unsafe { &mut *thread.pmap.get() }, pmap);
     interrupts_restore(flags);

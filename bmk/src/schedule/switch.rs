@@ -7,7 +7,7 @@ use super::thread::{Thread, state};
 use crate::{
     cpu::{self, Cpu},
     machine,
-    memory::{kernel_map, pmap::AddressSpace, stack},
+    memory::{kernel_map, space::AddressSpace, stack},
     trap::extended,
 };
 
@@ -34,6 +34,9 @@ unsafe extern "sysv64" fn switch_stacks(_save: *mut u64, _load: u64) {
 }
 
 /// Where a new thread begins.
+///
+/// # Safety
+/// Only [`switch`] may come here, on the stack of a thread that hasn't run.
 #[unsafe(naked)]
 pub unsafe extern "sysv64" fn start() {
     naked_asm!("xor ebp, ebp", "call {}", "ud2", sym begin)
@@ -48,8 +51,11 @@ extern "sysv64" fn begin() -> ! {
     super::exit()
 }
 
-/// Loads an address space (none: the kernel's) and lets the one before go. Interrupts are disabled.
-pub fn load_space(cpu: &Cpu, space: *const AddressSpace) {
+/// Loads an address space (null: the kernel's) and lets the one before go.
+///
+/// # Safety
+/// `space` points into an `Arc` that the caller keeps, or is null; interrupts are disabled.
+pub unsafe fn load_space(cpu: &Cpu, space: *const AddressSpace) {
     let loaded = &cpu.scheduler.loaded;
     let old = loaded.get();
     if old == space {
@@ -75,7 +81,8 @@ pub fn load_space(cpu: &Cpu, space: *const AddressSpace) {
 pub fn switch(cpu: &Cpu, previous: &Thread, next: &Thread) {
     extended::save_at_switch(cpu, previous);
     if !next.space.get().is_null() {
-        load_space(cpu, next.space.get());
+        // SAFETY: the thread holds the reference behind its pointer.
+        unsafe { load_space(cpu, next.space.get()) };
     }
     // Another process may use the same segment base with another meaning: load it anew.
     cpu.loaded_fs.set(u64::MAX >> 1);

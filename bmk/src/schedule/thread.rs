@@ -12,7 +12,7 @@ use rumpuser::{CpuSet, OutOfMemory, Pmap, ThreadOperations, ThreadSpec};
 use super::queue;
 use crate::{
     cpu,
-    memory::{pmap::AddressSpace, stack},
+    memory::{space::AddressSpace, stack},
     trap::extended::Extended,
 };
 
@@ -90,6 +90,7 @@ impl Thread {
         name: String,
         affinity: CpuSet,
         stack_top: usize,
+        extended: Extended,
         main: Option<Box<dyn FnOnce() + Send>>,
     ) -> Thread {
         Thread {
@@ -115,14 +116,14 @@ impl Thread {
             curlwp: AtomicPtr::new(null_mut()),
             pmap: UnsafeCell::new(None),
             space: Cell::new(null()),
-            extended: Extended::new(),
+            extended,
             main: UnsafeCell::new(main),
         }
     }
 
     /// The thread that a CPU runs already: its boot code, which becomes its idle loop.
     pub fn idle(cpu: usize, stack_top: usize) -> &'static Thread {
-        let thread = Thread::with(alloc::format!("idle/{cpu}"), 1 << cpu, stack_top, None);
+        let thread = Thread::with(alloc::format!("idle/{cpu}"), 1 << cpu, stack_top, Extended::none(), None);
         thread.on_cpu.store(true, Ordering::Relaxed);
         thread.cpu.store(cpu, Ordering::Relaxed);
         Box::leak(Box::new(thread))
@@ -130,9 +131,10 @@ impl Thread {
 
     /// A thread that is ready to be started.
     pub fn new(spec: ThreadSpec) -> Result<Arc<Thread>, OutOfMemory> {
-        super::reserve()?;
+        let extended = Extended::new()?;
         let top = stack::allocate()?;
-        let thread = Thread::with(spec.name, spec.affinity, top, Some(spec.main));
+        super::reserve().inspect_err(|_| stack::release(top))?;
+        let thread = Thread::with(spec.name, spec.affinity, top, extended, Some(spec.main));
         // As `switch` leaves it: six registers, then where to go on; the rest aligns the stack.
         let words = [0, 0, 0, 0, 0, 0, super::switch::start as *const () as u64, 0, 0];
         let start = top - size_of_val(&words);

@@ -344,6 +344,9 @@ unsafe extern "C" fn separate() {
 }
 
 /// Entry of the `syscall` instruction: interrupts are disabled, rsp is the user's, rcx the return address.
+///
+/// # Safety
+/// Only the CPU may come here.
 #[unsafe(naked)]
 pub unsafe extern "C" fn system_call() {
     naked_asm!(

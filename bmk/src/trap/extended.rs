@@ -7,11 +7,11 @@ use core::{
     alloc::Layout,
     arch::asm,
     cell::Cell,
-    ptr::{null, null_mut},
+    ptr::null_mut,
     sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
 };
 
-use rumpuser::UserContext;
+use rumpuser::{OutOfMemory, UserContext};
 
 use crate::{cpu, machine, schedule::thread::Thread};
 
@@ -30,23 +30,30 @@ static SIZE: AtomicUsize = AtomicUsize::new(MINIMUM);
 static OPTIMISED: AtomicBool = AtomicBool::new(false);
 static MXCSR_MASK: AtomicU32 = AtomicU32::new(0xffbf);
 
-/// A thread's saved state. The area is made when the thread first runs user code.
+/// A thread's saved state.
 pub struct Extended {
+    /// Null for a thread that never runs user code.
     area: Cell<*mut u8>,
     /// The CPU that loaded the area last.
     cpu: Cell<usize>,
 }
 
 impl Extended {
-    /// Without state.
-    pub const fn new() -> Self {
+    /// For threads that never run user code.
+    pub const fn none() -> Self {
         Extended { area: Cell::new(null_mut()), cpu: Cell::new(usize::MAX) }
     }
-}
 
-impl Default for Extended {
-    fn default() -> Self {
-        Self::new()
+    /// The initial state.
+    pub fn new() -> Result<Self, OutOfMemory> {
+        // SAFETY: the layout has a size.
+        let area = unsafe { alloc::alloc::alloc_zeroed(layout()) };
+        if area.is_null() {
+            return Err(OutOfMemory);
+        }
+        // SAFETY: just allocated, with this length.
+        set_initial(unsafe { core::slice::from_raw_parts_mut(area, layout().size()) });
+        Ok(Extended { area: Cell::new(area), cpu: Cell::new(usize::MAX) })
     }
 }
 
@@ -94,19 +101,11 @@ pub fn initialise() {
 #[repr(C, align(64))]
 struct Legacy([u8; 512]);
 
-/// The area of the calling thread, initial if it is new.
+/// The area of the calling thread.
+#[allow(clippy::mut_from_ref, reason = "the area belongs to the thread that asks")]
 fn area(thread: &Thread) -> &mut [u8] {
-    let length = SIZE.load(Ordering::Relaxed);
-    if thread.extended.area.get().is_null() {
-        // SAFETY: the layout has a size.
-        let area = unsafe { alloc::alloc::alloc_zeroed(layout()) };
-        assert!(!area.is_null(), "memory for a thread's extended state");
-        thread.extended.area.set(area);
-        // SAFETY: as below.
-        set_initial(unsafe { core::slice::from_raw_parts_mut(area, length) });
-    }
     // SAFETY: allocated with this length; only the thread itself, or its CPU with it stopped, uses it.
-    unsafe { core::slice::from_raw_parts_mut(thread.extended.area.get(), length) }
+    unsafe { core::slice::from_raw_parts_mut(thread.extended.area.get(), layout().size()) }
 }
 
 fn set_initial(area: &mut [u8]) {

@@ -120,6 +120,7 @@ pub fn interrupt(vector: u8) {
         }
         WAKE_VECTOR => {
             platform().end_of_interrupt();
+            panic::stop_if_asked();
             shootdown::serve(cpu::current());
         }
         SPURIOUS_VECTOR => {}

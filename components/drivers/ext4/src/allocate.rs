@@ -227,7 +227,7 @@ impl Volume {
     pub fn free_inode(&mut self, number: u32, directory: bool) -> Result<()> {
         let per_group = self.geometry.inodes_per_group;
         let (group, index) = ((number - 1) / per_group, (number - 1) % per_group);
-        if !bit(&*self.inode_bitmap(group)?, index) {
+        if !bit(&self.inode_bitmap(group)?, index) {
             return Err(Error::Corrupt("freeing an inode that is free"));
         }
         let bitmap_block = self.descriptor(group)?.inode_bitmap;
@@ -239,7 +239,7 @@ impl Volume {
     pub fn inode_in_use(&mut self, number: u32) -> Result<bool> {
         let per_group = self.geometry.inodes_per_group;
         let (group, index) = ((number - 1) / per_group, (number - 1) % per_group);
-        Ok(bit(&*self.inode_bitmap(group)?, index))
+        Ok(bit(&self.inode_bitmap(group)?, index))
     }
 }
 

@@ -1,165 +1,31 @@
-//! Directories: blocks of variable-length entries.
+//! Directories: looking up, adding, removing and listing entries.
 //!
-//! Specification: <https://docs.kernel.org/filesystems/ext4/dynamic.html#directory-entries>. Hashed
-//! directories keep their entries in ordinary blocks, so looking up, listing, removing and replacing
-//! entries ignore the index. Adding one turns the index into empty blocks first: an index that misses an
-//! entry would be wrong, a directory without one is merely searched from its start.
-
-use alloc::vec::Vec;
+//! Hashed directories keep their entries in ordinary blocks, so looking up, listing, removing and replacing
+//! entries ignore the index on the disk. Adding one turns it into empty blocks first (`directory_unindex`).
+//! Large directories are searched by an index in memory, `name_index`.
 
 use crate::{
     bytes::{le16, le32, put_le16, put_le32},
     checksum::crc32c,
+    directory_entry::{FileType, HEADER, LONGEST_NAME, check_name, entries, size_for, write_entry},
     error::{Error, Result},
     extent::Extent,
-    inode::{Inode, flag, mode},
+    inode::{Inode, flag},
+    name_index::{LEAST_BLOCKS, NameIndex},
     store::Block,
     volume::Volume,
 };
 
-/// Longest name.
-pub const LONGEST_NAME: usize = 255;
-/// Bytes of an entry before its name.
-const HEADER: usize = 8;
 /// Bytes at the end of a block that hold its checksum, shaped like an unused entry.
 pub const TAIL: usize = 12;
 /// The file type that marks them.
 const TAIL_TYPE: u8 = 0xde;
-/// The header of an index root: after the entries `.` and `..`.
-const INDEX_ROOT: usize = 24;
-
-/// What an entry says about the file's type.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FileType {
-    /// Not said.
-    Unknown,
-    /// A regular file.
-    Regular,
-    /// A directory.
-    Directory,
-    /// A character device.
-    CharacterDevice,
-    /// A block device.
-    BlockDevice,
-    /// A named pipe.
-    Fifo,
-    /// A Unix socket's name.
-    Socket,
-    /// A symbolic link.
-    Symlink,
-}
-
-impl FileType {
-    fn from_raw(raw: u8) -> Self {
-        match raw {
-            1 => FileType::Regular,
-            2 => FileType::Directory,
-            3 => FileType::CharacterDevice,
-            4 => FileType::BlockDevice,
-            5 => FileType::Fifo,
-            6 => FileType::Socket,
-            7 => FileType::Symlink,
-            _ => FileType::Unknown,
-        }
-    }
-
-    fn raw(self) -> u8 {
-        self as u8
-    }
-
-    /// The type that an inode's mode says.
-    pub fn of_mode(raw: u16) -> Self {
-        match raw & mode::TYPE {
-            mode::REGULAR => FileType::Regular,
-            mode::DIRECTORY => FileType::Directory,
-            mode::CHARACTER => FileType::CharacterDevice,
-            mode::BLOCK => FileType::BlockDevice,
-            mode::FIFO => FileType::Fifo,
-            mode::SOCKET => FileType::Socket,
-            mode::SYMLINK => FileType::Symlink,
-            _ => FileType::Unknown,
-        }
-    }
-}
-
-/// An entry in a block.
-#[derive(Debug, Clone, Copy)]
-struct Raw {
-    offset: usize,
-    inode: u32,
-    length: usize,
-    name_length: usize,
-    file_type: u8,
-}
-
-impl Raw {
-    fn name<'a>(&self, data: &'a [u8]) -> &'a [u8] {
-        &data[self.offset + HEADER..self.offset + HEADER + self.name_length]
-    }
-
-    /// Bytes that the entry needs; the rest of its length is free.
-    fn needed(&self) -> usize {
-        if self.inode == 0 { 0 } else { size_for(self.name_length) }
-    }
-}
-
-/// Bytes that an entry with a name of this length takes.
-fn size_for(name_length: usize) -> usize {
-    (HEADER + name_length).next_multiple_of(4)
-}
-
-/// The entries of a block, each checked to lie within it.
-struct RawEntries<'a> {
-    data: &'a [u8],
-    offset: usize,
-}
-
-impl Iterator for RawEntries<'_> {
-    type Item = Result<Raw>;
-
-    fn next(&mut self) -> Option<Result<Raw>> {
-        let (data, offset) = (self.data, self.offset);
-        if offset >= data.len() {
-            return None;
-        }
-        let wrong = Some(Err(Error::Corrupt("directory entry")));
-        self.offset = data.len();
-        if offset + HEADER > data.len() {
-            return wrong;
-        }
-        let entry = Raw {
-            offset,
-            inode: le32(data, offset),
-            length: usize::from(le16(data, offset + 4)),
-            name_length: usize::from(data[offset + 6]),
-            file_type: data[offset + 7],
-        };
-        if entry.length < size_for(entry.name_length)
-            || !entry.length.is_multiple_of(4)
-            || offset + entry.length > data.len()
-        {
-            return wrong;
-        }
-        self.offset = offset + entry.length;
-        Some(Ok(entry))
-    }
-}
-
-fn entries(data: &[u8]) -> RawEntries<'_> {
-    RawEntries { data, offset: 0 }
-}
-
-fn write_entry(data: &mut [u8], offset: usize, length: usize, inode: u32, name: &[u8], file_type: FileType) {
-    put_le32(data, offset, inode);
-    put_le16(data, offset + 4, length as u16);
-    data[offset + 6] = name.len() as u8;
-    data[offset + 7] = file_type.raw();
-    data[offset + HEADER..offset + HEADER + name.len()].copy_from_slice(name);
-}
 
 /// Where an entry is: its block on the disk and the offset in it.
 #[derive(Debug, Clone, Copy)]
 pub struct Location {
+    /// Which block of the directory.
+    logical: u32,
     block: u64,
     offset: usize,
 }
@@ -184,18 +50,6 @@ pub struct Entry<'a> {
     pub next: u64,
 }
 
-/// A name that may be given to an entry.
-pub fn check_name(name: &[u8]) -> Result<()> {
-    if name.len() > LONGEST_NAME {
-        return Err(Error::NameTooLong);
-    }
-    if name.is_empty() || name == b"." || name == b".." || name.iter().any(|&byte| byte == 0 || byte == b'/')
-    {
-        return Err(Error::Invalid("name"));
-    }
-    Ok(())
-}
-
 impl Volume {
     fn has_tail(&self, data: &[u8]) -> bool {
         let tail = data.len() - TAIL;
@@ -210,12 +64,12 @@ impl Volume {
         if self.has_tail(data) { data.len() - TAIL } else { data.len() }
     }
 
-    fn room_in_new(&self) -> usize {
+    pub fn room_in_new(&self) -> usize {
         self.geometry.block_size - if self.geometry.metadata_checksum() { TAIL } else { 0 }
     }
 
     /// Makes `data` a block whose entries end at `room`, and stores its checksum.
-    fn seal_directory_block(&self, inode: &Inode, data: &mut [u8]) {
+    pub fn seal_directory_block(&self, inode: &Inode, data: &mut [u8]) {
         if !self.geometry.metadata_checksum() {
             return;
         }
@@ -234,8 +88,27 @@ impl Volume {
     }
 
     /// Block `index` of a directory: where it is, and its contents. None for a hole.
-    fn directory_block(&mut self, inode: &Inode, index: u32) -> Result<Option<(u64, Block)>> {
-        let Some(block) = self.map_block(inode, index)?.physical else { return Ok(None) };
+    pub fn directory_block(&mut self, inode: &Inode, index: u32) -> Result<Option<(u64, Block)>> {
+        match self.map_block(inode, index)?.physical {
+            Some(block) => Ok(Some((block, self.checked_block(inode, block)?))),
+            None => Ok(None),
+        }
+    }
+
+    /// The first block from `index` on that is not in a hole: (index, where it is, contents).
+    fn next_block(&mut self, inode: &Inode, mut index: u32) -> Result<Option<(u32, u64, Block)>> {
+        let count = self.block_count_of(inode)?;
+        while index < count {
+            let mapping = self.map_block(inode, index)?;
+            if let Some(block) = mapping.physical {
+                return Ok(Some((index, block, self.checked_block(inode, block)?)));
+            }
+            index = index.saturating_add(mapping.length);
+        }
+        Ok(None)
+    }
+
+    fn checked_block(&mut self, inode: &Inode, block: u64) -> Result<Block> {
         let data = self.store.read(block)?;
         if !self.store.is_verified(block) && self.geometry.metadata_checksum() {
             let tail = data.len() - TAIL;
@@ -249,27 +122,119 @@ impl Volume {
             }
         }
         self.store.set_verified(block);
-        Ok(Some((block, data)))
+        Ok(data)
     }
 
-    /// Looks up a name, and on the way a place where an entry of `size` bytes would fit.
+    /// Looks up a name, and a place where an entry of `size` bytes would fit.
     fn scan(&mut self, inode: &Inode, name: &[u8], size: usize) -> Result<(Option<Found>, Option<Location>)> {
+        let blocks = self.block_count_of(inode)?;
+        if blocks >= LEAST_BLOCKS {
+            return self.scan_by_index(inode, name, size, blocks);
+        }
+        let (mut next, mut slot) = (0, None);
+        while let Some((logical, block, data)) = self.next_block(inode, next)? {
+            next = logical + 1;
+            let (found, place) = self.scan_block(logical, block, &data, name, size)?;
+            slot = slot.or(place);
+            if found.is_some() {
+                return Ok((found, slot));
+            }
+        }
+        Ok((None, slot))
+    }
+
+    fn scan_block(
+        &self,
+        logical: u32,
+        block: u64,
+        data: &[u8],
+        name: &[u8],
+        size: usize,
+    ) -> Result<(Option<Found>, Option<Location>)> {
         let mut slot = None;
-        for index in 0..self.block_count_of(inode)? {
-            let Some((block, data)) = self.directory_block(inode, index)? else { continue };
-            let room = self.room_in(&data);
-            for entry in entries(&data[..room]) {
-                let entry = entry?;
-                let location = Location { block, offset: entry.offset };
-                if entry.inode != 0 && entry.name(&data) == name {
-                    return Ok((Some(Found { inode: entry.inode, location }), slot));
-                }
-                if slot.is_none() && entry.length - entry.needed() >= size {
-                    slot = Some(location);
+        for entry in entries(&data[..self.room_in(data)]) {
+            let entry = entry?;
+            let location = Location { logical, block, offset: entry.offset };
+            if entry.inode != 0 && entry.name(data) == name {
+                return Ok((Some(Found { inode: entry.inode, location }), slot));
+            }
+            if slot.is_none() && entry.length - entry.needed() >= size {
+                slot = Some(location);
+            }
+        }
+        Ok((None, slot))
+    }
+
+    fn scan_by_index(
+        &mut self,
+        inode: &Inode,
+        name: &[u8],
+        size: usize,
+        blocks: u32,
+    ) -> Result<(Option<Found>, Option<Location>)> {
+        if self.name_indexes.get(inode.number, blocks).is_none() {
+            self.make_name_index(inode, blocks)?;
+        }
+        let Some(index) = self.name_indexes.get(inode.number, blocks) else {
+            return Err(Error::Corrupt("directory size"));
+        };
+        let mut candidates = index.candidates(name);
+        candidates.extend(index.block_with_room(size));
+        let mut slot = None;
+        for logical in candidates {
+            if let Some((block, data)) = self.directory_block(inode, logical)? {
+                let (found, place) = self.scan_block(logical, block, &data, name, size)?;
+                slot = slot.or(place);
+                if found.is_some() {
+                    return Ok((found, slot));
                 }
             }
         }
         Ok((None, slot))
+    }
+
+    fn make_name_index(&mut self, inode: &Inode, blocks: u32) -> Result<()> {
+        let mut index = NameIndex::default();
+        let mut next = 0;
+        while let Some((logical, _, data)) = self.next_block(inode, next)? {
+            next = logical + 1;
+            let mut room = 0;
+            for entry in entries(&data[..self.room_in(&data)]) {
+                let entry = entry?;
+                room = room.max(entry.length - entry.needed());
+                if entry.inode != 0 {
+                    index.add(entry.name(&data), logical);
+                }
+            }
+            index.set_room(logical, room);
+        }
+        if index.blocks() < blocks as usize {
+            index.set_room(blocks - 1, 0);
+        }
+        self.name_indexes.insert(inode.number, index);
+        Ok(())
+    }
+
+    /// An entry of this name came or went.
+    fn update_name_index(&mut self, directory: &Inode, location: Location, name: &[u8]) -> Result<()> {
+        let data = self.store.read(location.block)?;
+        let room_for_entries = self.room_in(&data);
+        let Some(index) = self.name_indexes.change(directory.number) else { return Ok(()) };
+        let hash = NameIndex::hash(name);
+        let (mut room, mut present) = (0, false);
+        for entry in entries(&data[..room_for_entries]) {
+            let entry = entry?;
+            room = room.max(entry.length - entry.needed());
+            // Another name may have the same hash.
+            present |= entry.inode != 0 && NameIndex::hash(entry.name(&data)) == hash;
+        }
+        index.set_room(location.logical, room);
+        if present {
+            index.add(name, location.logical);
+        } else {
+            index.remove(name, location.logical);
+        }
+        Ok(())
     }
 
     /// Looks up a name.
@@ -303,11 +268,14 @@ impl Volume {
         if found.is_some() {
             return Err(Error::Exists);
         }
-        let Some(Location { block, offset }) = slot else {
-            return self.append_block(directory, |data, room| {
+        let Some(location) = slot else {
+            let (logical, block) = self.append_block(directory, |data, room| {
                 write_entry(data, 0, room, inode, name, file_type);
-            });
+            })?;
+            let location = Location { logical, block, offset: 0 };
+            return self.update_name_index(directory, location, name);
         };
+        let Location { block, offset, .. } = location;
         let data = self.store.modify(block)?;
         let length = usize::from(le16(data, offset + 4));
         let used = if le32(data, offset) == 0 { 0 } else { size_for(usize::from(data[offset + 6])) };
@@ -315,7 +283,8 @@ impl Volume {
             put_le16(data, offset + 4, used as u16);
         }
         write_entry(data, offset + used, length - used, inode, name, file_type);
-        self.reseal(directory, block)
+        self.reseal(directory, block)?;
+        self.update_name_index(directory, location, name)
     }
 
     fn reseal(&mut self, directory: &Inode, block: u64) -> Result<()> {
@@ -331,8 +300,13 @@ impl Volume {
         Ok(())
     }
 
-    /// Adds a block to a directory, filled by `fill` (which gets the room for entries).
-    fn append_block(&mut self, directory: &mut Inode, fill: impl FnOnce(&mut [u8], usize)) -> Result<()> {
+    /// Adds a block to a directory, filled by `fill` (which gets the room for entries). Returns which of
+    /// the directory's blocks it is, and where it is.
+    fn append_block(
+        &mut self,
+        directory: &mut Inode,
+        fill: impl FnOnce(&mut [u8], usize),
+    ) -> Result<(u32, u64)> {
         let logical = self.block_count_of(directory)?;
         let block_size = self.geometry.block_size;
         if (u64::from(logical) + 1) * block_size as u64 > u64::from(u32::MAX) {
@@ -350,6 +324,12 @@ impl Volume {
         fill(&mut data, self.room_in_new());
         self.seal_directory_block(directory, &mut data);
         self.store.modify(physical)?.copy_from_slice(&data);
+        Ok((logical, physical))
+    }
+
+    /// Adds a block without entries.
+    pub fn append_empty_block(&mut self, directory: &mut Inode) -> Result<()> {
+        self.append_block(directory, |data, room| put_le16(data, 4, room as u16))?;
         Ok(())
     }
 
@@ -359,7 +339,8 @@ impl Volume {
         self.append_block(directory, |data, room| {
             write_entry(data, 0, size_for(1), number, b".", FileType::Directory);
             write_entry(data, size_for(1), room - size_for(1), parent, b"..", FileType::Directory);
-        })
+        })?;
+        Ok(())
     }
 
     /// Removes the entry at `location`.
@@ -375,6 +356,7 @@ impl Volume {
             if entry.offset != location.offset {
                 break;
             }
+            let name = entry.name(&data).to_vec();
             let data = self.store.modify(location.block)?;
             // The space goes to the entry before, so offsets of the others do not change.
             match previous {
@@ -383,7 +365,8 @@ impl Volume {
                 }
                 None => put_le32(data, entry.offset, 0),
             }
-            return self.reseal(directory, location.block);
+            self.reseal(directory, location.block)?;
+            return self.update_name_index(directory, location, &name);
         }
         Err(Error::Corrupt("directory entry"))
     }
@@ -421,9 +404,9 @@ impl Volume {
         visit: &mut dyn FnMut(&Entry<'_>) -> bool,
     ) -> Result<()> {
         let block_size = self.geometry.block_size as u64;
-        let first = u32::try_from(cookie / block_size).unwrap_or(u32::MAX);
-        for index in first..self.block_count_of(directory)? {
-            let Some((_, data)) = self.directory_block(directory, index)? else { continue };
+        let mut next = u32::try_from(cookie / block_size).unwrap_or(u32::MAX);
+        while let Some((index, _, data)) = self.next_block(directory, next)? {
+            next = index + 1;
             let room = self.room_in(&data);
             let start = u64::from(index) * block_size;
             for entry in entries(&data[..room]) {
@@ -441,67 +424,6 @@ impl Volume {
                 if !visit(&shown) {
                     return Ok(());
                 }
-            }
-        }
-        Ok(())
-    }
-
-    /// Turns a hashed directory into a plain one.
-    fn drop_index(&mut self, directory: &mut Inode) -> Result<()> {
-        let Some((root, data)) = self.directory_block(directory, 0)? else {
-            return Err(Error::Corrupt("directory index"));
-        };
-        let levels = data[INDEX_ROOT + 6];
-        let info = usize::from(data[INDEX_ROOT + 5]);
-        if levels > 2 || info != 8 || le32(&data, INDEX_ROOT) != 0 {
-            return Err(Error::Corrupt("directory index"));
-        }
-        let mut nodes = Vec::new();
-        if levels > 0 {
-            self.index_nodes(directory, &data, INDEX_ROOT + info, levels, &mut nodes)?;
-        }
-        let room = self.room_in_new();
-        for block in nodes {
-            let mut empty = alloc::vec![0; self.geometry.block_size];
-            put_le16(&mut empty, 4, room as u16);
-            self.seal_directory_block(directory, &mut empty);
-            self.store.modify(block)?.copy_from_slice(&empty);
-        }
-        let mut plain = data.to_vec();
-        plain[INDEX_ROOT..].fill(0);
-        put_le16(&mut plain, size_for(1) + 4, (room - size_for(1)) as u16);
-        self.seal_directory_block(directory, &mut plain);
-        self.store.modify(root)?.copy_from_slice(&plain);
-        directory.set_flags(directory.flags() & !flag::INDEX);
-        Ok(())
-    }
-
-    /// Collects the blocks of the index nodes below the node whose entries start at `offset`.
-    fn index_nodes(
-        &mut self,
-        directory: &Inode,
-        data: &[u8],
-        offset: usize,
-        levels: u8,
-        nodes: &mut Vec<u64>,
-    ) -> Result<()> {
-        let count = usize::from(le16(data, offset + 2));
-        if count == 0 || offset + count * 8 > data.len() {
-            return Err(Error::Corrupt("directory index"));
-        }
-        for index in 0..count {
-            let logical = le32(data, offset + index * 8 + 4);
-            let child = self.directory_block(directory, logical)?;
-            let Some((block, child)) = child.filter(|(block, _)| !nodes.contains(block)) else {
-                return Err(Error::Corrupt("directory index"));
-            };
-            // An index node looks like one unused entry that fills the block.
-            if le32(&child, 0) != 0 || usize::from(le16(&child, 4)) != child.len() {
-                return Err(Error::Corrupt("directory index"));
-            }
-            nodes.push(block);
-            if levels > 1 {
-                self.index_nodes(directory, &child, HEADER, levels - 1, nodes)?;
             }
         }
         Ok(())

@@ -163,7 +163,7 @@ impl Volume {
         let count = usize::from(le16(&data, 2));
         let most = usize::from(le16(&data, 4));
         let found = le16(&data, 6);
-        let fits = most > 0 && most <= data.len() / ENTRY - 1 && count <= most;
+        let fits = most > 0 && most < data.len() / ENTRY && count <= most;
         if le16(&data, 0) != MAGIC
             || !fits
             || found > MOST_LEVELS

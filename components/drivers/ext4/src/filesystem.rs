@@ -7,7 +7,8 @@ use rumpuser::sync::Mutex;
 
 use crate::{
     device::BlockDevice,
-    directory::{Entry, FileType},
+    directory::Entry,
+    directory_entry::FileType,
     error::{Error, Result},
     file::{Piece, read_piece},
     inode::{Inode, Time, Timestamp, flag},

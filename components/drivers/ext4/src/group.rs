@@ -2,7 +2,7 @@
 //!
 //! Specification: <https://docs.kernel.org/filesystems/ext4/globals.html#block-group-descriptors>.
 
-use alloc::{vec, vec::Vec};
+use alloc::vec::Vec;
 
 use crate::{
     bytes::{join, le16, le32, put_le16, put_le32},
@@ -321,7 +321,7 @@ impl Volume {
         let geometry = self.geometry.clone();
         for group in core::mem::take(&mut self.changed_groups) {
             let descriptor = self.descriptor(group)?;
-            let mut bitmaps = vec![None, None];
+            let mut bitmaps = [None, None];
             for (slot, block) in [descriptor.block_bitmap, descriptor.inode_bitmap].into_iter().enumerate() {
                 if self.store.is_changed(block) {
                     bitmaps[slot] = Some(self.store.read(block)?);

@@ -33,11 +33,9 @@ pub mod mode {
 pub mod flag {
     pub const IMMUTABLE: u32 = 0x10;
     pub const APPEND: u32 = 0x20;
-    pub const ENCRYPTED: u32 = 0x800;
     pub const INDEX: u32 = 0x1000;
     pub const HUGE_FILE: u32 = 0x4_0000;
     pub const EXTENTS: u32 = 0x8_0000;
-    pub const INLINE_DATA: u32 = 0x1000_0000;
 }
 
 /// Where the root of the extent tree (or a short symbolic link's target) is, and its size.

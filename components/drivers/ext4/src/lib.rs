@@ -2,7 +2,7 @@
 //!
 //! Written after the specification at <https://docs.kernel.org/filesystems/ext4/> and checked against
 //! e2fsprogs. It mounts what `mkfs.ext4` of Debian 12 makes (blocks of 1, 2 or 4 KiB), refuses what it does
-//! not know by name, and [formats](format::format) empty disks.
+//! not know by name, and [formats](fn@format) empty disks.
 //!
 //! # For the caller
 //!
@@ -34,14 +34,18 @@ mod bytes;
 mod checksum;
 mod device;
 mod directory;
+mod directory_entry;
+mod directory_unindex;
 mod error;
 mod extent;
 mod extent_edit;
 mod file;
 mod filesystem;
+mod format;
 mod group;
 mod inode;
 mod journal;
+mod name_index;
 mod names;
 mod orphan;
 mod store;
@@ -49,9 +53,11 @@ mod superblock;
 mod volume;
 
 pub use device::{BlockDevice, DeviceError};
-pub use directory::{Entry, FileType};
+pub use directory::Entry;
+pub use directory_entry::FileType;
 pub use error::{Error, Result};
 pub use filesystem::{AttributeChange, Attributes, Ext4, Statistics};
+pub use format::{FormatOptions, format};
 pub use inode::{ROOT, Timestamp};
 pub use names::{NewFile, Owner, Removed, Replace};
 pub use volume::{Options, is_ext4};

@@ -1,7 +1,8 @@
 //! Creating, linking, renaming and removing files.
 
 use crate::{
-    directory::{FileType, Found, check_name},
+    directory::Found,
+    directory_entry::{FileType, check_name},
     error::{Error, Result},
     extent::clear_root,
     inode::{Inode, Time, flag, mode},

@@ -96,6 +96,7 @@ impl Volume {
                 return Ok(true);
             }
         }
+        self.name_indexes.remove(number);
         self.drop_attribute_block(&mut inode)?;
         self.remove_orphan(&mut inode)?;
         inode.set_size(0);

@@ -66,9 +66,8 @@ pub mod read_only_compatible {
         | METADATA_CHECKSUM;
 }
 
-/// `s_state`: unmounted cleanly; errors detected.
+/// `s_state`: unmounted cleanly.
 pub const STATE_CLEAN: u16 = 1;
-pub const STATE_ERRORS: u16 = 2;
 
 /// Names as `mke2fs` and `dumpe2fs` spell them, by bit.
 const INCOMPATIBLE_NAMES: [(u32, &str); 18] = [

@@ -11,6 +11,7 @@ use crate::{
     error::{Error, Result},
     inode::Timestamp,
     journal::{Journal, Piece},
+    name_index::NameIndexes,
     store::Store,
     superblock::{self, Geometry, POSITION, SIZE, STATE_CLEAN, compatible, field, incompatible},
 };
@@ -39,6 +40,8 @@ pub struct Volume {
     pub system_zones: Vec<(u64, u64)>,
     /// Groups whose checksums are to be brought up to date.
     pub changed_groups: BTreeSet<u32>,
+    /// Where names are in the large directories in use.
+    pub name_indexes: NameIndexes,
     /// File data has been written since the last flush. Shared with writers outside the lock.
     unflushed: Arc<AtomicBool>,
     read_only: bool,
@@ -120,6 +123,17 @@ impl Volume {
         Ok(volume)
     }
 
+    /// Opens a file system that has no journal yet, for making one.
+    pub fn open_bare(
+        device: Arc<dyn BlockDevice>,
+        unflushed: Arc<AtomicBool>,
+        options: Options,
+    ) -> Result<Self> {
+        let (mut volume, _) = Self::open(device, unflushed, options)?;
+        volume.load_groups()?;
+        Ok(volume)
+    }
+
     /// Opens the file system as far as its journal. The second value says whether the superblock can be
     /// trusted: if the power went while it was written in its place, only the journal makes it right.
     fn open(
@@ -143,6 +157,7 @@ impl Volume {
             clock: options.clock,
             system_zones: Vec::new(),
             changed_groups: BTreeSet::new(),
+            name_indexes: NameIndexes::default(),
             unflushed,
             read_only: options.read_only,
             aborted: false,
@@ -230,8 +245,14 @@ impl Volume {
         self.store.begin_operation();
         let result = operation(self);
         match result {
-            Ok(_) => self.store.end_operation(),
-            Err(_) => self.store.roll_back(),
+            Ok(_) => {
+                self.store.end_operation();
+                self.name_indexes.keep();
+            }
+            Err(_) => {
+                self.store.roll_back();
+                self.name_indexes.roll_back();
+            }
         }
         result
     }

@@ -34,14 +34,12 @@ pub mod field {
     pub const FIRST: usize = 0x14;
     pub const SEQUENCE: usize = 0x18;
     pub const START: usize = 0x1c;
-    pub const ERROR: usize = 0x20;
     pub const COMPATIBLE: usize = 0x24;
     pub const INCOMPATIBLE: usize = 0x28;
     pub const UUID: usize = 0x30;
     pub const USERS: usize = 0x40;
     pub const CHECKSUM_TYPE: usize = 0x50;
     pub const CHECKSUM: usize = 0xfc;
-    pub const USER_LIST: usize = 0x100;
 }
 
 /// `s_checksum_type`: CRC32C.
