@@ -32,6 +32,10 @@ impl Volume {
         if levels > 0 {
             self.index_nodes(directory, &data, INDEX_ROOT + info, levels, &mut nodes)?;
         }
+        // All of it is one transaction.
+        if nodes.len() > self.transaction_limit() {
+            return Err(Error::Unsupported("adding to a directory with an index that large"));
+        }
         let room = self.room_in_new();
         for block in nodes {
             let mut empty = alloc::vec![0; self.geometry.block_size];

@@ -143,8 +143,9 @@ impl Volume {
         Ok(pieces)
     }
 
-    /// One step of a write: takes at least one byte of `data`, and no more than fits a transaction.
-    pub fn write_step(&mut self, number: u32, offset: u64, data: &[u8]) -> Result<Written> {
+    /// One step of a write: takes at least one byte of `data`, and no more than fits a transaction. The
+    /// times stay unless `touch`.
+    pub fn write_step(&mut self, number: u32, offset: u64, data: &[u8], touch: bool) -> Result<Written> {
         let mut inode = self.regular_file(number)?;
         let block_size = self.geometry.block_size;
         let end = offset.checked_add(data.len() as u64).ok_or(Error::FileTooLarge)?;
@@ -177,11 +178,19 @@ impl Volume {
             written.length += length;
         }
         let end = offset + written.length as u64;
-        if end > inode.size() {
+        let grows = end > inode.size();
+        if grows {
             inode.set_size(end);
         }
-        inode.touch((self.clock)());
-        self.put_inode(&mut inode)?;
+        if added > 0 || grows {
+            self.changed_files.insert(number);
+        }
+        if touch {
+            inode.touch((self.clock)());
+        }
+        if touch || grows || added > 0 {
+            self.put_inode(&mut inode)?;
+        }
         Ok(written)
     }
 
@@ -244,6 +253,7 @@ impl Volume {
             };
             position = (u64::from(logical) + u64::from(count)) * block_size;
         }
+        self.changed_files.insert(number);
         let done = position.min(end);
         if !keep_size && done > inode.size() {
             inode.set_size(done);
@@ -280,6 +290,7 @@ impl Volume {
             // What is behind the end reads as zeroes if the file grows again.
             self.zero_part(&inode, size..size.next_multiple_of(block_size))?;
         }
+        self.changed_files.insert(number);
         inode.set_size(size);
         inode.touch((self.clock)());
         // Blocks reserved behind the old end go, too.
@@ -325,6 +336,7 @@ impl Volume {
             self.zero_part(&inode, range.start..first)?;
             self.zero_part(&inode, last..end)?;
         }
+        self.changed_files.insert(number);
         let blocks = first / block_size..last / block_size;
         let complete =
             blocks.is_empty() || self.remove_extents(&mut inode, blocks, Release::Data, MOST_REMOVED)?;

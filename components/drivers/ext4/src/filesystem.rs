@@ -126,6 +126,12 @@ impl Ext4 {
         self.sync()
     }
 
+    /// Makes a file's data durable, with as much of its attributes as it takes to read it (`fdatasync`).
+    /// Overwriting costs one flush, without a commit.
+    pub fn sync_data(&self, inode: u32) -> Result<()> {
+        self.volume.lock().commit_data(inode)
+    }
+
     /// Bytes in a block: reads and writes that are aligned to it need no copy.
     pub fn block_size(&self) -> usize {
         self.block_size
@@ -196,6 +202,15 @@ impl Ext4 {
             if let Some(time) = change.modification_time {
                 inode.set_time(Time::Modification, time);
             }
+            volume.put_inode(&mut inode)
+        })
+    }
+
+    /// Sets the time of the last access alone.
+    pub fn set_access_time(&self, inode: u32, time: Timestamp) -> Result<()> {
+        self.change(|volume| {
+            let mut inode = volume.inode(inode)?;
+            inode.set_time(Time::Access, time);
             volume.put_inode(&mut inode)
         })
     }
@@ -296,10 +311,20 @@ impl Ext4 {
     /// Writes to a regular file, growing it as necessary; returns how much was written, which is less than
     /// asked only if the space ran out. Whole blocks that the file already has are written without the lock.
     pub fn write(&self, inode: u32, offset: u64, data: &[u8]) -> Result<usize> {
+        self.write_steps(inode, offset, data, true)
+    }
+
+    /// [`write`](Self::write) for a page cache that brings its pages to the disk: the times stay as they are.
+    /// `data` ends at the end of the file, if that comes before the end of the page.
+    pub fn write_back(&self, inode: u32, offset: u64, data: &[u8]) -> Result<usize> {
+        self.write_steps(inode, offset, data, false)
+    }
+
+    fn write_steps(&self, inode: u32, offset: u64, data: &[u8], touch: bool) -> Result<usize> {
         let mut done = 0;
         while done < data.len() {
             let rest = &data[done..];
-            let step = self.change(|volume| volume.write_step(inode, offset + done as u64, rest));
+            let step = self.change(|volume| volume.write_step(inode, offset + done as u64, rest, touch));
             let step = match step {
                 Err(Error::NoSpace) if done > 0 => break,
                 step => step?,

@@ -13,6 +13,9 @@
 //!   has left. At none, call [`Ext4::evict`] when the last user of the inode is gone, at once if there is none.
 //! * [`Ext4::read`] and [`Ext4::write`] of one file must not run beside [`Ext4::truncate`], [`Ext4::punch_hole`] or
 //!   `evict` of the same file: they use the disk without the lock.
+//! * A page cache above reads with [`Ext4::read`], brings pages back with [`Ext4::write_back`], and sets the times
+//!   itself, with [`Ext4::set_attributes`]. To find out about a full disk in time it can reserve the blocks when
+//!   a page gets dirty, with [`Ext4::allocate`] and `keep_size`.
 //! * Nothing is written behind the caller's back: call [`Ext4::sync`] every few seconds to bound what a crash
 //!   may take. A large transaction commits on its own.
 //!

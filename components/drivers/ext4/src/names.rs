@@ -79,6 +79,7 @@ impl Volume {
         let number = self.allocate_inode(parent, new == NewFile::Directory)?;
         let mut inode = Inode::blank(number, self.geometry.inode_size, self.geometry.extra_inode_size);
         let now = (self.clock)();
+        self.changed_files.insert(number);
         inode.set_mode(new.mode() | owner.permissions & 0o7777);
         inode.set_uid(owner.uid);
         inode.set_gid(owner.gid);

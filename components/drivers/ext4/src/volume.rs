@@ -40,6 +40,8 @@ pub struct Volume {
     pub system_zones: Vec<(u64, u64)>,
     /// Groups whose checksums are to be brought up to date.
     pub changed_groups: BTreeSet<u32>,
+    /// Files that grew, or got or lost blocks, in the running transaction.
+    pub changed_files: BTreeSet<u32>,
     /// Where names are in the large directories in use.
     pub name_indexes: NameIndexes,
     /// File data has been written since the last flush. Shared with writers outside the lock.
@@ -157,6 +159,7 @@ impl Volume {
             clock: options.clock,
             system_zones: Vec::new(),
             changed_groups: BTreeSet::new(),
+            changed_files: BTreeSet::new(),
             name_indexes: NameIndexes::default(),
             unflushed,
             read_only: options.read_only,
@@ -265,7 +268,8 @@ impl Volume {
         }
     }
 
-    fn transaction_limit(&self) -> usize {
+    /// How many changed blocks make a transaction commit.
+    pub fn transaction_limit(&self) -> usize {
         self.journal.as_ref().map_or(MOST_WAITING, |journal| journal.transaction_limit().min(MOST_WAITING))
     }
 
@@ -277,16 +281,28 @@ impl Volume {
     /// Makes everything so far durable: data and metadata.
     pub fn commit(&mut self) -> Result<()> {
         if self.store.is_clean() {
-            if self.unflushed.swap(false, Ordering::AcqRel) {
-                self.store.flush()?;
-            }
-            return Ok(());
+            return self.flush_data();
         }
         self.check_writable()?;
         let result = self.write_transaction();
         // What is on the disk now is unknown; the next mount finds out.
         self.aborted |= result.is_err();
         result
+    }
+
+    /// Makes a file's data durable, and of its attributes what it takes to read it.
+    pub fn commit_data(&mut self, number: u32) -> Result<()> {
+        if self.changed_files.contains(&number) { self.commit() } else { self.flush_data() }
+    }
+
+    fn flush_data(&self) -> Result<()> {
+        if self.unflushed.swap(false, Ordering::AcqRel)
+            && let Err(error) = self.store.flush()
+        {
+            self.data_written();
+            return Err(error);
+        }
+        Ok(())
     }
 
     fn write_transaction(&mut self) -> Result<()> {
@@ -297,6 +313,7 @@ impl Volume {
             self.checkpoint()?;
         }
         self.unflushed.store(false, Ordering::Release);
+        self.changed_files.clear();
         match &mut self.journal {
             Some(journal) => {
                 journal.commit(&self.store, &changes, (self.clock)())?;

@@ -6,7 +6,7 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use ext4::{NewFile, Owner, ROOT, Replace};
+use ext4::{FormatOptions, NewFile, Owner, ROOT, Replace, format};
 use support::{
     Disk, Event, Random, assert_clean, have_e2fsprogs, make_image, model::Model, mount, run_e2fsck,
 };
@@ -123,6 +123,36 @@ fn random_operations_without_checksums() {
 #[test]
 fn small_journal() {
     random_cuts(&["-b", "1024", "-J", "size=1"], 4, 150, 60);
+}
+
+/// Overwriting and `sync_data` leave the transaction alone; growing commits it.
+#[test]
+fn data_only() {
+    let disk = Disk::new(vec![0; 16 << 20]);
+    let options = FormatOptions { uuid: [3; 16], label: "", clock: support::clock };
+    format(disk.clone(), &options).expect("format");
+    let fs = mount(&disk).expect("mount");
+    let inode = fs.create(ROOT, b"database", NewFile::Regular, Owner::default()).expect("create");
+    let mut random = Random::new(9);
+    let mut contents = Vec::new();
+    let mut cheap = 0;
+    for round in 0..60 {
+        let offset = random.below(20) * 4096;
+        let data = random.bytes(4096);
+        let before = disk.log_length();
+        assert_eq!(fs.write(inode, offset as u64, &data), Ok(4096));
+        fs.sync_data(inode).expect("sync");
+        cheap += usize::from(disk.log_length() - before == 2);
+        contents.resize(contents.len().max(offset + 4096), 0);
+        contents[offset..offset + 4096].copy_from_slice(&data);
+        if round % 5 == 4 {
+            let again = mount(&Disk::new(disk.image())).expect("mount");
+            let mut found = vec![0; contents.len()];
+            assert_eq!(again.read(inode, 0, &mut found), Ok(contents.len()));
+            assert!(found == contents);
+        }
+    }
+    assert!(cheap > 20, "{cheap}");
 }
 
 /// Recovery itself may be cut, again and again.
