@@ -110,6 +110,7 @@ fn set_realtime(task: &Task, time: u64) -> Result<usize> {
         return Err(Errno::EPERM);
     }
     rumpuser_clock_set_realtime(time);
+    crate::files::timerfd::clock_was_set();
     Ok(0)
 }
 
@@ -242,6 +243,7 @@ pub fn clock_adjtime(task: &Task, id: i32, timex: UserPtr<Timex>) -> Result<usiz
         let shift = state.time.seconds.saturating_mul(1_000_000_000);
         let shift = shift.saturating_add(state.time.microseconds.saturating_mul(unit));
         rumpuser_clock_set_realtime(rumpuser_clock_realtime().saturating_add_signed(shift));
+        crate::files::timerfd::clock_was_set();
     }
     let now = rumpuser_clock_realtime();
     state = Timex {

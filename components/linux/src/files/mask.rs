@@ -1,11 +1,13 @@
 //! The temporary signal mask of ppoll, pselect and epoll_pwait.
 
-use core::sync::atomic::Ordering;
-
 use rumpkern::{Errno, Result};
 
 use crate::{
-    signal::{SignalInfo, SignalSet},
+    signal::{
+        SignalInfo, SignalSet,
+        calls::{end_temporary_mask, set_temporary_mask},
+        send,
+    },
     task::Task,
     user::UserPtr,
 };
@@ -25,32 +27,16 @@ pub(super) fn with_mask(
         return Err(Errno::EINVAL);
     }
     let mask = UserPtr::<SignalSet>::new(address).read()?;
-    let old = task.mask();
-    set_mask(task, mask);
+    set_temporary_mask(task, mask);
     let result = wait();
-    if result == Err(Errno::EINTR) {
-        task.signals.lock().saved_mask = Some(old);
-    } else {
-        set_mask(task, old);
+    if result != Err(Errno::EINTR) {
+        end_temporary_mask(task);
     }
     result
 }
 
-fn set_mask(task: &Task, mask: SignalSet) {
-    let mask = mask.minus(SignalSet::UNBLOCKABLE);
-    task.mask.store(mask.0, Ordering::SeqCst);
-    let own = task.signals.lock().pending.set();
-    let waiting = own.or(task.process().pending.lock().set());
-    if !waiting.minus(mask).is_empty() {
-        task.interrupt();
-    }
-}
-
 /// Sends a signal to the task itself (SIGPIPE, SIGXFSZ).
 pub(super) fn raise(task: &Task, signal: u32) {
-    if task.process().actions().ignores(signal) && !task.mask().contains(signal) {
-        return;
-    }
-    task.signals.lock().pending.push(SignalInfo::kernel(signal));
-    task.interrupt();
+    let from = task.credentials().uid;
+    send::to_task(task, SignalInfo::user(signal, SignalInfo::SI_USER, task.process().pid(), from));
 }

@@ -1,7 +1,6 @@
 //! Descriptors: the table of a process, and the system calls on open files.
 
 pub mod attributes;
-pub mod boot;
 pub mod context;
 pub mod descriptor;
 pub mod epoll;
@@ -17,9 +16,11 @@ pub mod names;
 pub mod open;
 pub mod open_file;
 pub mod poll;
+pub mod signalfd;
 pub mod socket;
 pub mod splice;
 pub mod stat;
+pub mod timerfd;
 pub mod xattr;
 
 pub use context::FsContext;

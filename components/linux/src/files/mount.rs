@@ -11,6 +11,7 @@ use rumpvfs::{
 };
 
 use crate::{
+    procfs, sysfs,
     task::Task,
     user::{read_path, read_string},
 };
@@ -22,25 +23,28 @@ pub type Maker = fn(source: &[u8], options: &str) -> Result<Arc<dyn FileSystem>>
 
 static MAKERS: Mutex<BTreeMap<&'static str, Maker>> = Mutex::new(BTreeMap::new());
 
-/// Makes a type of file system known to mount(2).
+/// Makes a type of file system known to mount(2), beside those that are always there.
 pub fn register(name: &'static str, maker: Maker) {
     MAKERS.lock().insert(name, maker);
 }
 
-/// The types that can be mounted.
-pub fn types() -> Vec<&'static str> {
-    MAKERS.lock().keys().copied().collect()
-}
-
-/// Makes the types known that need nothing but memory.
-pub fn register_built_in() {
-    register("tmpfs", |_, options| make_tmpfs(options));
-    register("devpts", |_, _| Ok(rumpdev::tty::devpts()));
-    register("devtmpfs", |_, _| {
-        let file_system = TmpFs::new(Limits { bytes: 0, files: 0 }, 0o755)?;
-        rumpdev::nodes::populate(&file_system.root())?;
-        Ok(file_system)
-    });
+/// Makes a file system of a type by its name. ENODEV if there is no such type.
+fn make(kind: &str, source: &[u8], options: &str) -> Result<Arc<dyn FileSystem>> {
+    match kind {
+        "tmpfs" | "ramfs" => make_tmpfs(options),
+        "devpts" => Ok(rumpdev::tty::devpts()),
+        "proc" => Ok(procfs::new()),
+        "sysfs" => Ok(sysfs::new()),
+        "devtmpfs" => {
+            let file_system = TmpFs::new(Limits::default(), 0o755)?;
+            rumpdev::nodes::populate(&file_system.root())?;
+            Ok(file_system)
+        }
+        _ => {
+            let maker = MAKERS.lock().get(kind).copied().ok_or(Errno::ENODEV)?;
+            maker(source, options)
+        }
+    }
 }
 
 /// A number with a suffix as mount(8) takes it.
@@ -57,7 +61,7 @@ fn size(text: &str) -> Option<u64> {
 }
 
 fn make_tmpfs(options: &str) -> Result<Arc<dyn FileSystem>> {
-    let mut limits = Limits { bytes: 0, files: 0 };
+    let mut limits = Limits::default();
     let mut permissions = 0o1777;
     for option in options.split(',').filter(|option| !option.is_empty()) {
         let (name, value) = option.split_once('=').unwrap_or((option, ""));
@@ -125,8 +129,7 @@ pub fn mount(
     }
     let kind = core::str::from_utf8(&kind).map_err(|_| Errno::ENODEV)?;
     let options = String::from_utf8_lossy(&options).into_owned();
-    let maker = MAKERS.lock().get(kind).copied().ok_or(Errno::ENODEV)?;
-    let file_system = maker(&source, &options)?;
+    let file_system = make(kind, &source, &options)?;
     point.mount(file_system, MountOptions { source, flags: mount_flags, options })?;
     Ok(0)
 }

@@ -9,7 +9,12 @@ mod report;
 use alloc::sync::{Arc, Weak};
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use image::{command_line::CommandLine, config::Configuration, payload::Payload, rootfs::RootFs};
+use image::{
+    command_line::{CommandLine, NO_ECHO},
+    config::Configuration,
+    payload::Payload,
+    rootfs::RootFs,
+};
 use rumpkern::Result;
 use rumpuser::{
     Halt, NEVER, rumpuser_clock_monotonic, rumpuser_halt, rumpuser_set_fault_handler,
@@ -65,7 +70,11 @@ fn prepare(
 ) -> core::result::Result<(Configuration, Location, Arc<Process>), ()> {
     let mut configuration: Configuration = postcard::from_bytes(payload.configuration())
         .map_err(|error| console::message(format_args!("the image's configuration is damaged: {error}")))?;
-    CommandLine::parse(command_line.as_bytes()).apply(&mut configuration);
+    let words = CommandLine::parse(command_line.as_bytes());
+    if words.has(NO_ECHO) {
+        rumpdev::tty::console::disable_echo();
+    }
+    words.apply(&mut configuration);
     let image = RootFs::parse(payload.rootfs()).map_err(|error| {
         console::message(format_args!("the image's root file system is damaged: {error}"))
     })?;

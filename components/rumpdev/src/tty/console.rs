@@ -4,7 +4,10 @@ use alloc::sync::Arc;
 
 use rumpuser::{rumpuser_console_set_input, rumpuser_console_write, sync::Mutex};
 
-use super::{Line, Tty};
+use super::{
+    Line, Tty,
+    termios::{ECHO, ONLCR},
+};
 
 /// /dev/console, major 5, minor 1.
 pub const CONSOLE_DEVICE: u64 = 5 << 8 | 1;
@@ -30,10 +33,17 @@ pub fn console() -> Arc<Tty> {
         return tty.clone();
     }
     let tty = Tty::new(CONSOLE_DEVICE, Arc::new(PlatformConsole), [24, 80, 0, 0]);
+    // What the launcher prints goes to a file, or to a terminal that adds carriage returns itself.
+    tty.configure(|termios| termios.output &= !ONLCR);
     *console = Some(tty.clone());
     drop(console);
     rumpuser_console_set_input(input);
     tty
+}
+
+/// Turns echo off: the input is not typed by anybody who wants to see it.
+pub fn disable_echo() {
+    console().configure(|termios| termios.local &= !ECHO);
 }
 
 fn input(bytes: &[u8]) {

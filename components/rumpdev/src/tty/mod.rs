@@ -103,6 +103,14 @@ impl Tty {
         self.discipline.lock().termios
     }
 
+    /// Changes the settings.
+    pub fn configure(&self, change: impl FnOnce(&mut Termios)) {
+        let mut discipline = self.discipline.lock();
+        let mut termios = discipline.termios;
+        change(&mut termios);
+        discipline.set_termios(termios);
+    }
+
     /// How much input fits.
     pub fn input_room(&self) -> usize {
         self.discipline.lock().room()
