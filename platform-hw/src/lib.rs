@@ -18,6 +18,7 @@ mod kvm_clock;
 mod local_apic;
 mod machine;
 mod mmio;
+mod mp_table;
 mod once;
 mod pci;
 mod port;

@@ -1,5 +1,6 @@
-//! Reads the ACPI tables into a [`Machine`].
+//! Reads the ACPI tables into a [`Machine`]; without them, the MP table.
 
+use alloc::vec::Vec;
 use core::{mem::size_of, ptr::NonNull};
 
 use acpi::{
@@ -13,11 +14,10 @@ use acpi::{
         mcfg::Mcfg,
     },
 };
-use alloc::vec::Vec;
 use bmk::platform::BootInformation;
 use rumpuser::sync::InterruptLock;
 
-use crate::{aml, io_apic::Signal, local_apic, machine::Machine, port, register::Register};
+use crate::{aml, io_apic::Signal, local_apic, machine::Machine, mp_table, port, register::Register};
 
 /// The `acpi` crate's way to memory.
 #[derive(Clone, Copy)]
@@ -143,7 +143,7 @@ pub fn read(boot: &BootInformation) -> Machine {
         machine.hpet =
             HpetInfo::new(&tables).ok().map(|hpet| hpet.base_address as u64).filter(|address| *address != 0);
     }
-    if machine.io_apics.is_empty() && !machine.has_tables {
+    if machine.cpus.is_empty() && machine.io_apics.is_empty() && !mp_table::read(&mut machine) {
         machine.io_apics.push((0xfec0_0000, 0));
         // The timer of PCs that don't tell otherwise.
         machine.overrides.push((0, 2, Signal::ISA));
@@ -164,12 +164,16 @@ fn find(boot: &BootInformation) -> Option<AcpiTables<Memory>> {
     })
 }
 
+/// A piece of the firmware's memory.
+pub fn bytes(physical: u64, length: usize) -> &'static [u8] {
+    // SAFETY: mapped for good; what the firmware left there stays unchanged.
+    unsafe { core::slice::from_raw_parts(map(physical, length) as *const u8, length) }
+}
+
 /// The byte code of a definition block.
 fn byte_code(address: usize, length: u32) -> &'static [u8] {
     let length = (length as usize).saturating_sub(size_of::<SdtHeader>());
-    let start = map((address + size_of::<SdtHeader>()) as u64, length);
-    // SAFETY: the tables stay where the firmware put them, mapped and unchanged.
-    unsafe { core::slice::from_raw_parts(start as *const u8, length) }
+    bytes((address + size_of::<SdtHeader>()) as u64, length)
 }
 
 fn read_fixed(tables: &AcpiTables<Memory>, machine: &mut Machine) {

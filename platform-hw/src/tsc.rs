@@ -78,7 +78,7 @@ impl Reference<'_> {
         let scale = |ticks: u64| u128::from(ticks) * u128::from(self.frequency) / u128::from(elapsed.max(1));
         let tsc = u64::try_from(scale(end_tsc.wrapping_sub(start_tsc))).ok()?;
         // Slower or faster than any CPU: the clock isn't what it says.
-        (50_000_000..=20_000_000_000).contains(&tsc).then(|| (tsc, u64::try_from(scale(timer)).unwrap_or(0)))
+        (10_000_000..=20_000_000_000).contains(&tsc).then(|| (tsc, u64::try_from(scale(timer)).unwrap_or(0)))
     }
 }
 

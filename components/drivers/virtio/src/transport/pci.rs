@@ -168,7 +168,9 @@ impl Transport for Pci {
         self.common.write16(common::QUEUE_SELECT, queue);
         self.common.write16(common::QUEUE_SIZE, addresses.size);
         let offset = usize::from(self.common.read16(common::QUEUE_NOTIFY_OFFSET)) * self.notify_multiplier;
-        let Some(doorbell) = self.notify.part(offset, 2).filter(|_| offset.is_multiple_of(2)) else { return false };
+        let Some(doorbell) = self.notify.part(offset, 2).filter(|_| offset.is_multiple_of(2)) else {
+            return false;
+        };
         if self.msi_x_enabled() {
             let shared = *self.vectors.lock() == Vectors::Shared;
             let vector = if shared { 0 } else { queue };
