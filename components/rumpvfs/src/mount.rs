@@ -316,7 +316,12 @@ impl Location {
         if Arc::ptr_eq(&entry.vnode().clone(), &mount.file_system.root()) {
             dentry::purge(entry.file_system());
         }
-        mount.file_system.sync()
+        // With others that still use it (bind mounts, open files after a lazy unmount) it has to go on.
+        if Arc::strong_count(&mount.file_system) == 1 && Arc::strong_count(&mount) == 1 {
+            mount.file_system.unmount()
+        } else {
+            mount.file_system.sync()
+        }
     }
 
     /// Whether something is mounted exactly here, or this is a mount's root.
@@ -336,6 +341,13 @@ impl Location {
         let mut systems = Vec::new();
         self.mount.visit(&mut |mount| systems.push(mount.file_system.clone()));
         systems.iter().map(|system| system.sync()).fold(Ok(()), |first, result| first.and(result))
+    }
+
+    /// Leaves every mounted file system clean before the machine stops; `self` is the root.
+    pub fn unmount_all(&self) -> Result<()> {
+        let mut systems = Vec::new();
+        self.mount.visit(&mut |mount| systems.push(mount.file_system.clone()));
+        systems.iter().map(|system| system.unmount()).fold(Ok(()), |first, result| first.and(result))
     }
 
     /// What is mounted below `self`, the root of the caller.

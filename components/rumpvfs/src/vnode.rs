@@ -334,6 +334,11 @@ pub trait FileSystem: Send + Sync {
     fn name(&self) -> &'static str;
     /// Its root directory.
     fn root(&self) -> Arc<dyn Vnode>;
+    /// Makes everything durable and leaves what is below clean; nothing can be changed afterwards. Called when the
+    /// last mount goes and when the machine stops.
+    fn unmount(&self) -> Result<()> {
+        self.sync()
+    }
     /// Whether names come and go by themselves (/proc), so that the result of a lookup must not be kept.
     fn volatile(&self) -> bool {
         false
