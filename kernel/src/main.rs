@@ -83,6 +83,8 @@ fn main(payload: &'static [u8], information: BootInformation) {
     bmk::platform::platform().start_devices();
     #[cfg(feature = "selftest")]
     selftest::main(payload, &information);
+    #[cfg(feature = "ext4")]
+    linux::files::mount::register("ext4", ext4_vfs::make);
     match image::payload::Payload::parse(payload) {
         Ok(payload) => linux::start(payload, &information.command_line),
         Err(error) => {

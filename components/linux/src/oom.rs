@@ -17,6 +17,9 @@ const PAUSE: u64 = 2_000_000;
 /// How often a task looks.
 const TRIES: u32 = 2000;
 
+/// Pages taken back from the caches at a time.
+const RECLAIM: usize = 256;
+
 /// The task found no memory: makes some. Returns whether to try again; false if the task itself is to die.
 pub fn relieve(task: &Task, tries: &mut u32) -> bool {
     static LAST_KILL: AtomicU64 = AtomicU64::new(0);
@@ -24,6 +27,9 @@ pub fn relieve(task: &Task, tries: &mut u32) -> bool {
         return false;
     }
     *tries += 1;
+    if rumpkern::reclaim::reclaim(RECLAIM) > 0 {
+        return true;
+    }
     let now = rumpuser_clock_monotonic();
     let last = LAST_KILL.load(Ordering::Relaxed);
     let due = last == 0 || now.saturating_sub(last) > PATIENCE;

@@ -34,7 +34,9 @@ impl Callout {
     pub fn new(function: impl Fn() + Send + Sync + 'static) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Callout { entry: Arc::new(Entry { id, function: Box::new(function), deadline: AtomicU64::new(NEVER) }) }
+        Callout {
+            entry: Arc::new(Entry { id, function: Box::new(function), deadline: AtomicU64::new(NEVER) }),
+        }
     }
 
     /// Calls the function once, at the monotonic `deadline` (instead of an earlier appointment);

@@ -7,6 +7,7 @@ pub mod callout;
 pub mod errno;
 pub mod mappings;
 pub mod poll;
+pub mod reclaim;
 pub mod uio;
 pub mod vm;
 pub mod wait;

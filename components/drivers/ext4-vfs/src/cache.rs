@@ -5,10 +5,7 @@
 //! Page faults take `transfer` and `state`; so mappings are never revoked with either held.
 
 use alloc::{collections::BTreeMap, sync::Arc, vec, vec::Vec};
-use core::{
-    ops::Range,
-    sync::atomic::Ordering,
-};
+use core::{ops::Range, sync::atomic::Ordering};
 
 use rumpkern::{
     Errno, Result,
@@ -378,8 +375,8 @@ impl Node {
         Ok(frame)
     }
 
-    /// Writes the changed pages to the disk (not yet durable), and the time of the change.
-    pub(crate) fn flush(&self) -> Result<()> {
+    /// Writes the changed pages to the disk (not yet durable), and with `times` the time of the change.
+    pub(crate) fn flush(&self, times: bool) -> Result<()> {
         let cached = self.cached();
         // Programs that write to mapped pages must fault again, so that what they write from now on counts.
         if !cached.mappings.is_empty() {
@@ -396,11 +393,11 @@ impl Node {
         let transfer = cached.transfer.read();
         self.write_out(0..u64::MAX)?;
         drop(transfer);
-        let modified = cached.state.lock().modified.take();
-        if let Some(modified) = modified {
-            self.store_modified(modified)?;
+        if !times {
+            return Ok(());
         }
-        Ok(())
+        let modified = cached.state.lock().modified.take();
+        modified.map_or(Ok(()), |modified| self.store_modified(modified))
     }
 
     /// The order matters: a fault between these two marks the page for the next flush.
@@ -468,10 +465,10 @@ impl Node {
                 frame.read(0, part);
                 rumpuser_frame_release(*frame);
             }
-            let result = shared.ext4.write(self.inode(), first * PAGE, &bytes[..length]);
-            let written = result.map_err(errno).and_then(|done| {
-                if done == length { Ok(()) } else { Err(Errno::ENOSPC) }
-            });
+            let result = shared.ext4.write_back(self.inode(), first * PAGE, &bytes[..length]);
+            let written = result
+                .map_err(errno)
+                .and_then(|done| if done == length { Ok(()) } else { Err(Errno::ENOSPC) });
             if let Err(error) = written {
                 for index in first..next {
                     self.mark_dirty_again(index);
@@ -515,7 +512,13 @@ impl Node {
     }
 
     /// fallocate(2).
-    pub(crate) fn allocate_space(&self, offset: u64, length: u64, punch: bool, keep_size: bool) -> Result<()> {
+    pub(crate) fn allocate_space(
+        &self,
+        offset: u64,
+        length: u64,
+        punch: bool,
+        keep_size: bool,
+    ) -> Result<()> {
         let shared = self.shared();
         let cached = self.cached();
         let end = offset.checked_add(length).ok_or(Errno::EFBIG)?;
@@ -551,11 +554,8 @@ impl Node {
         let _transfer = cached.transfer.write();
         self.write_out(0..u64::MAX)?;
         let ext4 = &self.shared().ext4;
-        let found = if hole {
-            ext4.seek_hole(self.inode(), offset)
-        } else {
-            ext4.seek_data(self.inode(), offset)
-        };
+        let found =
+            if hole { ext4.seek_hole(self.inode(), offset) } else { ext4.seek_data(self.inode(), offset) };
         found.map_err(errno)?.ok_or(Errno::ENXIO)
     }
 
@@ -592,7 +592,7 @@ impl Node {
     fn throttle(&self) {
         let shared: &Arc<Shared> = self.shared();
         if shared.dirty_pages.load(Ordering::Relaxed) > shared.limit / 2 {
-            shared.keep_failure(self.flush());
+            shared.keep_failure(self.flush(true));
         }
     }
 }

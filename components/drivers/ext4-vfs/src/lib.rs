@@ -22,10 +22,14 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use ext4::{Ext4, FormatOptions, Options, ROOT, Timestamp};
 use hashbrown::HashMap;
 use rumpdev::block::BlockDevice;
-use rumpkern::{Errno, wait::WaitQueue};
+use rumpkern::{
+    Errno,
+    reclaim::{self, Reclaim},
+    wait::WaitQueue,
+};
 use rumpuser::{
     memory::PAGE_SIZE,
-    rumpuser_clock_realtime, rumpuser_getrandom, rumpuser_memory_statistics,
+    rumpuser_clock_realtime, rumpuser_console_write, rumpuser_getrandom, rumpuser_memory_statistics,
     sync::{Mutex, SpinLock},
 };
 use rumpvfs::vnode::{FileSystem, Vnode, anonymous_device};
@@ -160,7 +164,10 @@ fn is_blank(disk: &Disk) -> Result<bool, ext4::Error> {
 }
 
 /// Mounts the file system on a disk; returns it with a note for the log, if there is something to say.
-pub fn mount(device: Arc<dyn BlockDevice>, settings: Settings) -> Result<(Arc<Ext4Fs>, Option<String>), MountError> {
+pub fn mount(
+    device: Arc<dyn BlockDevice>,
+    settings: Settings,
+) -> Result<(Arc<Ext4Fs>, Option<String>), MountError> {
     let read_only = settings.read_only || device.read_only();
     let disk = Arc::new(Disk(device));
     let mut note = None;
@@ -198,10 +205,38 @@ pub fn mount(device: Arc<dyn BlockDevice>, settings: Settings) -> Result<(Arc<Ex
         Ok(root) => root,
         Err(_) => return Err(MountError::Ext4(ext4::Error::Corrupt("root directory"))),
     };
+    let cache: Arc<dyn Reclaim> = shared.clone();
+    reclaim::register(&cache);
     if !read_only {
         writeback::start(&shared).map_err(|_| MountError::Memory)?;
     }
     Ok((Arc::new(Ext4Fs { shared, root }), note))
+}
+
+/// Mounts by the source and the options of mount(2): a disk like `/dev/vda`, and `format` where a blank one is to
+/// be formatted.
+pub fn make(source: &[u8], options: &str) -> rumpkern::Result<Arc<dyn FileSystem>> {
+    let name = source.strip_prefix(b"/dev/").unwrap_or(source);
+    let name = core::str::from_utf8(name).map_err(|_| Errno::ENOENT)?;
+    let device = rumpdev::block::find(name).ok_or(Errno::ENOENT)?;
+    let given = |wanted: &str| options.split(',').any(|option| option == wanted);
+    let settings = Settings { read_only: given("ro"), format: given("format") };
+    match mount(device, settings) {
+        Ok((file_system, note)) => {
+            if let Some(note) = note {
+                message(name, &note);
+            }
+            Ok(file_system)
+        }
+        Err(error) => {
+            message(name, &alloc::format!("{error}"));
+            Err(error.into())
+        }
+    }
+}
+
+fn message(disk: &str, text: &str) {
+    rumpuser_console_write(alloc::format!("{disk}: {text}\n").as_bytes());
 }
 
 impl FileSystem for Ext4Fs {

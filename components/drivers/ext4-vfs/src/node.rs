@@ -180,7 +180,7 @@ impl Vnode for Node {
         };
         if changes.modified.is_some() && self.kind == Kind::Regular {
             // Otherwise writing back would set the time of the last write again.
-            self.flush()?;
+            self.flush(true)?;
         }
         if change == AttributeChange::default() {
             return Ok(());
@@ -354,13 +354,14 @@ impl Vnode for Node {
         if self.kind == Kind::Regular { Ok(self.this()?) } else { Err(Errno::ENODEV) }
     }
 
-    fn sync(&self, _data_only: bool) -> Result<()> {
+    fn sync(&self, data_only: bool) -> Result<()> {
         if self.shared.read_only {
             return Ok(());
         }
-        let written = if self.kind == Kind::Regular { self.flush() } else { Ok(()) };
-        let committed = self.shared.ext4.fsync(self.inode).map_err(errno);
-        written.and(committed)
+        let written = if self.kind == Kind::Regular { self.flush(!data_only) } else { Ok(()) };
+        let ext4 = &self.shared.ext4;
+        let committed = if data_only { ext4.sync_data(self.inode) } else { ext4.fsync(self.inode) };
+        written.and(committed.map_err(errno))
     }
 
     fn get_xattr(&self, name: &[u8]) -> Result<Vec<u8>> {

@@ -8,10 +8,10 @@ use alloc::{
 };
 use core::sync::atomic::Ordering;
 
-use rumpkern::{Result, wait::WaitError};
+use rumpkern::{Result, reclaim::Reclaim, wait::WaitError};
 use rumpuser::{
-    NEVER, OutOfMemory, ThreadSpec, memory::PAGE_SIZE, rumpuser_clock_monotonic,
-    rumpuser_memory_statistics, rumpuser_thread_create,
+    NEVER, OutOfMemory, ThreadSpec, rumpuser_clock_monotonic, rumpuser_memory_statistics,
+    rumpuser_thread_create,
 };
 
 use crate::{Shared, cache::GiveUp, node::Node};
@@ -78,7 +78,7 @@ impl Shared {
             if node.is_unlinked() && Arc::strong_count(&node) == 1 {
                 continue;
             }
-            if let Err(error) = node.flush() {
+            if let Err(error) = node.flush(true) {
                 result = result.and(Err(error));
                 // It stays in the cache for another try, unless the disk is gone for good.
                 self.dirty.lock().entry(inode).or_insert(node);
@@ -126,9 +126,10 @@ impl Shared {
         self.clock.lock().append(&mut kept);
         before.saturating_sub(self.pages.load(Ordering::Relaxed))
     }
+}
 
-    /// Gives memory back; returns the bytes.
-    pub(crate) fn relieve(&self, bytes: usize) -> usize {
-        self.shrink(bytes.div_ceil(PAGE_SIZE)) * PAGE_SIZE
+impl Reclaim for Shared {
+    fn reclaim(&self, pages: usize) -> usize {
+        self.shrink(pages)
     }
 }

@@ -83,7 +83,9 @@ impl BlockDevice for RamDisk {
 }
 
 fn mounted(disk: &Arc<RamDisk>) -> Arc<Ext4Fs> {
-    mount(disk.clone(), Settings { read_only: false, format: true }).map(|(system, _)| system).expect("mounted")
+    mount(disk.clone(), Settings { read_only: false, format: true })
+        .map(|(system, _)| system)
+        .expect("mounted")
 }
 
 fn root(system: &Arc<Ext4Fs>) -> Location {
@@ -323,7 +325,7 @@ fn threads_share_files() {
                         _ => {
                             let credentials = Credentials::root();
                             let lookup = Lookup::new(&root_directory, &root_directory, &credentials);
-                            drop(lookup.remove(path.as_bytes(), false));
+                            let _ = lookup.remove(path.as_bytes(), false);
                         }
                     }
                 }

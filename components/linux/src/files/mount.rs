@@ -29,7 +29,7 @@ pub fn register(name: &'static str, maker: Maker) {
 }
 
 /// Makes a file system of a type by its name. ENODEV if there is no such type.
-fn make(kind: &str, source: &[u8], options: &str) -> Result<Arc<dyn FileSystem>> {
+pub fn make(kind: &str, source: &[u8], options: &str) -> Result<Arc<dyn FileSystem>> {
     match kind {
         "tmpfs" | "ramfs" => make_tmpfs(options),
         "devpts" => Ok(rumpdev::tty::devpts()),

@@ -191,7 +191,7 @@ fn wait_for_change<T>(init: &Arc<Process>, condition: impl FnMut() -> Option<T>)
 /// Writes everything to disk and ends the machine.
 pub fn finish(how: Halt) -> ! {
     if let Some(root) = root()
-        && let Err(error) = root.sync_all()
+        && let Err(error) = root.unmount_all()
     {
         console::message(format_args!("not everything could be written to disk: {error:?}"));
     }

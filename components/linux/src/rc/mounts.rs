@@ -81,7 +81,12 @@ fn mount_one(root: &Location, wanted: &Wanted) -> Result<()> {
     flags.set(MountFlags::READ_ONLY, wanted.read_only);
     let system: Arc<dyn FileSystem> = match wanted.kind.as_str() {
         "tmpfs" => TmpFs::new(Limits { bytes: wanted.size, files: 0 }, 0o755)?,
-        _ => return Err(Errno::ENODEV),
+        kind => {
+            let mut words = Vec::new();
+            words.extend(wanted.read_only.then_some("ro"));
+            words.extend(wanted.format.then_some("format"));
+            crate::files::mount::make(kind, &wanted.source, &words.join(","))?
+        }
     };
     attach(root, &wanted.target, system, options(&wanted.source, flags))
 }
