@@ -6,7 +6,7 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use ext4::{FormatOptions, NewFile, Owner, ROOT, Replace, format};
+use ext4::{DeviceError, Error, FormatOptions, NewFile, Owner, ROOT, Replace, format};
 use support::{
     Disk, Event, Random, assert_clean, have_e2fsprogs, make_image, model::Model, mount, run_e2fsck,
 };
@@ -83,17 +83,19 @@ fn random_cuts(arguments: &[&str], seed: u64, syncs: usize, cuts: usize) {
     let mut model = Model::new();
     let fs = mount(&disk).expect("mount");
     let mut snapshots: Vec<Snapshot> = Vec::new();
-    for _ in 0..=syncs {
+    for sync in 0..=syncs {
         let position = disk.log_length();
         if let Some(last) = snapshots.last_mut() {
             last.touched_after = model.touched.clone();
         }
         model.mark();
         snapshots.push(Snapshot { position, model: model.clone(), touched_after: BTreeSet::new() });
-        for _ in 0..1 + random.below(40) {
-            model.step(&fs, &mut random);
+        if sync < syncs {
+            for _ in 0..1 + random.below(40) {
+                model.step(&fs, &mut random);
+            }
+            fs.sync().expect("sync");
         }
-        fs.sync().expect("sync");
     }
     let log = disk.log();
     for _ in 0..cuts {
@@ -270,4 +272,44 @@ fn cut_while_freeing_a_large_file() {
         assert_clean(&recovered.image());
     }
     assert_eq!(sizes.into_iter().collect::<Vec<_>>(), [100_000, 2499 * 2048 + 1024]);
+}
+
+/// A disk that fails takes no half of a change with it, and what was synced stays.
+#[test]
+fn failing_disk() {
+    let disk = Disk::new(vec![0; 16 << 20]);
+    let options = FormatOptions { uuid: [4; 16], label: "", clock: support::clock };
+    format(disk.clone(), &options).expect("format");
+    let fs = mount(&disk).expect("mount");
+    let (mut model, mut random) = (Model::new(), Random::new(10));
+    for _ in 0..60 {
+        model.step(&fs, &mut random);
+    }
+    let inode = fs.create(ROOT, b"data", NewFile::Regular, Owner::default()).expect("create");
+    fs.sync().expect("sync");
+    disk.break_writes(true);
+    assert_eq!(fs.write(inode, 0, &[1; 100]), Err(Error::Device(DeviceError::Failed)));
+    assert_eq!(fs.attributes(inode).map(|found| (found.size, found.sectors)), Ok((0, 0)));
+    // Nothing of the journal is lost yet: when the disk works again, so does the file system.
+    disk.break_writes(false);
+    assert_eq!(fs.write(inode, 0, &[2; 100]), Ok(100));
+    fs.sync().expect("sync");
+    disk.break_writes(true);
+    fs.create(ROOT, b"lost", NewFile::Fifo, Owner::default()).expect("create");
+    assert_eq!(fs.sync(), Err(Error::Device(DeviceError::Failed)));
+    disk.break_writes(false);
+    assert_eq!(fs.sync(), Err(Error::Aborted));
+    assert_eq!(fs.create(ROOT, b"late", NewFile::Fifo, Owner::default()), Err(Error::Aborted));
+    assert_eq!(fs.unmount(), Err(Error::Aborted));
+    let mut buffer = [0; 100];
+    assert_eq!(fs.read(inode, 0, &mut buffer), Ok(100));
+    let again = mount(&disk).expect("mount");
+    assert_eq!(again.lookup(ROOT, b"lost"), Err(Error::NotFound));
+    assert_eq!(again.lookup(ROOT, b"data"), Ok(inode));
+    again.unlink(ROOT, b"data").and_then(|removed| again.evict(removed.inode)).expect("unlink");
+    model.assert_equals(&again);
+    again.unmount().expect("unmount");
+    if have_e2fsprogs() {
+        assert_clean(&disk.image());
+    }
 }

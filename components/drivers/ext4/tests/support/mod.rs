@@ -6,7 +6,10 @@ pub mod model;
 use std::{
     io::Write,
     process::Command,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use ext4::{BlockDevice, DeviceError, Error, Ext4, Options, Timestamp};
@@ -23,6 +26,7 @@ pub struct Disk {
     sector: usize,
     data: Mutex<Vec<u8>>,
     log: Mutex<Vec<Event>>,
+    broken: AtomicBool,
 }
 
 impl Disk {
@@ -31,11 +35,21 @@ impl Disk {
     }
 
     pub fn with_sectors(data: Vec<u8>, sector: usize) -> Arc<Self> {
-        Arc::new(Disk { sector, data: Mutex::new(data), log: Mutex::default() })
+        Arc::new(Disk {
+            sector,
+            data: Mutex::new(data),
+            log: Mutex::default(),
+            broken: AtomicBool::new(false),
+        })
     }
 
     pub fn image(&self) -> Vec<u8> {
         self.data.lock().unwrap().clone()
+    }
+
+    /// From now on every write fails, or works again.
+    pub fn break_writes(&self, broken: bool) {
+        self.broken.store(broken, Ordering::Relaxed);
     }
 
     pub fn log_length(&self) -> usize {
@@ -76,6 +90,9 @@ impl BlockDevice for Disk {
 
     fn write(&self, sector: u64, data: &[u8]) -> Result<(), DeviceError> {
         let range = self.range(sector, data.len())?;
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(DeviceError::Failed);
+        }
         self.log.lock().unwrap().push(Event::Write { offset: range.start, data: data.to_vec() });
         self.data.lock().unwrap()[range].copy_from_slice(data);
         Ok(())
