@@ -491,20 +491,33 @@ pub fn main(payload: &'static [u8], information: &bmk::platform::BootInformation
         bmk::message!("{}", recurse(1));
     }
     devices::main(information);
+    devices::main(information);
+    if information.command_line.contains("calls-only") {
+        for _ in 0..100 {
+            run("system calls", system_calls);
+        }
+        return;
+    }
     if information.command_line.contains("devices-only") {
         return;
     }
-    run("sleeping", sleeping);
-    run("system calls", system_calls);
-    run("faults", faults);
-    run("user copies", user_copies);
-    run("page tables", page_tables);
-    run("extended state", extended_state);
-    run("shootdown", shootdown);
-    run("preemption", preemption);
-    run("ping-pong", ping_pong);
-    run("many threads", many_threads);
-    run("locks", locks);
+    let only = information.command_line.split_once("only=").map(|(_, name)| name);
+    let tests: [(&'static str, fn()); 11] = [
+        ("sleeping", sleeping),
+        ("system-calls", system_calls),
+        ("faults", faults),
+        ("user-copies", user_copies),
+        ("page-tables", page_tables),
+        ("extended-state", extended_state),
+        ("shootdown", shootdown),
+        ("preemption", preemption),
+        ("ping-pong", ping_pong),
+        ("many-threads", many_threads),
+        ("locks", locks),
+    ];
+    for (name, test) in tests.into_iter().filter(|(name, _)| only.is_none_or(|only| only == *name)) {
+        run(name, test);
+    }
     let times: Vec<_> = (0..rumpuser_cpu_count()).map(rumpuser_cpu_times).collect();
     bmk::message!("CPU times {times:?}, {} KiB free", rumpuser_memory_statistics().free >> 10);
 }

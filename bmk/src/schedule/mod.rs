@@ -147,6 +147,8 @@ pub fn spawn(spec: ThreadSpec) -> Result<Arc<Thread>, OutOfMemory> {
     };
     running.state.store(state::READY, Ordering::Relaxed);
     running.cpu.store(cpu::number(), Ordering::Relaxed);
+    // A new thread is no sleeper: it gets no bonus.
+    running.parked_at.store(clock::now(), Ordering::Relaxed);
     let flags = machine::interrupts_disable();
     enqueue(running);
     interrupts_restore(flags);
@@ -216,7 +218,7 @@ fn pass(yielding: bool) {
         scheduler.slice_end.set(if waiting { now + SLICE } else { NEVER });
     }
     scheduler.virtual_runtime.store(next.virtual_runtime.load(Ordering::Relaxed), Ordering::Relaxed);
-    arm(cpu);
+    arm(cpu, now);
     if !continues {
         switch::switch(cpu, previous, next);
     }
@@ -255,10 +257,12 @@ fn steal(cpu: &Cpu, now: u64) -> Option<&'static Thread> {
 }
 
 /// Sets the timer for the next sleeper or the end of the slice, if it isn't set early enough.
-fn arm(cpu: &Cpu) {
+fn arm(cpu: &Cpu, now: u64) {
     let scheduler = &cpu.scheduler;
     let sleeper = scheduler.sleepers.lock().first_key().unwrap_or(NEVER);
-    let deadline = sleeper.min(scheduler.slice_end.get());
+    // A slice that is over waits for the scheduler, which a spin lock may hold off: the timer has nothing to add.
+    let slice = scheduler.slice_end.get();
+    let deadline = sleeper.min(if slice > now { slice } else { NEVER });
     if deadline < scheduler.armed.get() {
         scheduler.armed.set(deadline);
         platform().set_timer(clock::tsc_at(deadline));
@@ -287,7 +291,7 @@ pub fn timer_interrupt() {
             kick(other);
         }
     }
-    arm(cpu);
+    arm(cpu, now);
 }
 
 /// At the end of an interrupt of kernel code. Interrupts are disabled.
