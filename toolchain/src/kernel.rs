@@ -116,7 +116,10 @@ pub fn kernel(config: &Config, report: &dyn Report) -> Result<Vec<u8>, Error> {
         return Ok(bytes);
     }
     fs::create_dir_all(cache.join("kernels")).map_err(host_error(cache.display()))?;
-    let lock_path = cache.join("build.lock");
+    // Checkouts don't wait for each other, nor undo each other's builds.
+    let target = cache.join("builds").join(short_hash(source.as_os_str().as_encoded_bytes()));
+    fs::create_dir_all(&target).map_err(host_error(target.display()))?;
+    let lock_path = target.join("lock");
     let lock = File::create(&lock_path).map_err(host_error(lock_path.display()))?;
     if lock.try_lock().is_err() {
         report.step("waiting for another kernel build");
@@ -126,7 +129,7 @@ pub fn kernel(config: &Config, report: &dyn Report) -> Result<Vec<u8>, Error> {
         }
     }
     report.step("building the kernel (once; it is kept for the next bake)");
-    let built = build(config, &source, &cache.join("build"), &flags, report)?;
+    let built = build(config, &source, &target, &flags, report)?;
     let bytes = fs::read(&built).map_err(host_error(built.display()))?;
     // Whoever reads the cache meanwhile sees the whole kernel or none.
     let mut temporary =
@@ -171,7 +174,16 @@ fn key(config: &Config, source: &Path, flags: &[String]) -> Result<String, Error
         part(file.strip_prefix(source).unwrap_or(&file).as_os_str().as_encoded_bytes());
         part(&fs::read(&file).map_err(host_error(file.display()))?);
     }
-    Ok(hash.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect())
+    Ok(hexadecimal(&hash.finalize()))
+}
+
+fn short_hash(bytes: &[u8]) -> String {
+    hexadecimal(&Sha256::digest(bytes))
+}
+
+/// The first half of a hash, which is enough to tell files apart.
+fn hexadecimal(hash: &[u8]) -> String {
+    hash.iter().take(12).map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn list(path: &Path, files: &mut Vec<PathBuf>) -> Result<(), Error> {
