@@ -50,6 +50,14 @@ fn initialise() -> u8 {
     state
 }
 
+/// How many bytes fit when the transmitter is empty; [`ABSENT`] without a UART.
+fn room() -> u8 {
+    match STATE.load(Ordering::Relaxed) {
+        UNKNOWN => initialise(),
+        state => state,
+    }
+}
+
 /// Waits until the transmitter is empty. With interrupts disabled it gives up after a while (false).
 fn wait_until_empty(patient: bool) -> bool {
     let mut polls = 0;
@@ -65,10 +73,7 @@ fn wait_until_empty(patient: bool) -> bool {
 
 /// Writes to the console. Any context.
 pub fn write(bytes: &[u8]) {
-    let room = match STATE.load(Ordering::Relaxed) {
-        UNKNOWN => initialise(),
-        state => state,
-    };
+    let room = room();
     if room == ABSENT {
         return;
     }
@@ -113,7 +118,7 @@ fn receive() {
 
 /// Turns on input.
 pub fn start_input() {
-    if matches!(STATE.load(Ordering::Relaxed), UNKNOWN | ABSENT) {
+    if room() == ABSENT {
         return;
     }
     if interrupts::establish_isa(ISA_INTERRUPT, Box::new(receive)) {
