@@ -1,6 +1,6 @@
 //! The page cache of a file.
 //!
-//! Locks, in this order: `writing` (a write from its first to its last byte), `transfer` (shared: data moves
+//! Locks, in this order: `flushing` (a flush waits for the one before: it must not return earlier), `writing` (a write from its first to its last byte), `transfer` (shared: data moves
 //! between cache and disk; exclusive: blocks are taken away from the file), `state` (never while the disk works).
 //! Page faults take `transfer` and `state`; so mappings are never revoked with either held.
 
@@ -50,8 +50,29 @@ struct State {
     expected: u64,
 }
 
+/// Changed pages that follow each other, with references on their frames.
+struct Run {
+    first: u64,
+    frames: Vec<Frame>,
+}
+
+impl Run {
+    fn pages(&self) -> Range<u64> {
+        self.first..self.first + self.frames.len() as u64
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        for &frame in &self.frames {
+            rumpuser_frame_release(frame);
+        }
+    }
+}
+
 /// See the module.
 pub struct Cached {
+    flushing: Mutex<()>,
     writing: Mutex<()>,
     transfer: RwLock<()>,
     state: Mutex<State>,
@@ -64,6 +85,7 @@ impl Cached {
     pub fn new(size: u64) -> Self {
         let state = State { size, pages: BTreeMap::new(), modified: None, expected: 0 };
         Cached {
+            flushing: Mutex::new(()),
             writing: Mutex::new(()),
             transfer: RwLock::new(()),
             state: Mutex::new(state),
@@ -378,21 +400,32 @@ impl Node {
     /// Writes the changed pages to the disk (not yet durable), and with `times` the time of the change.
     pub(crate) fn flush(&self, times: bool) -> Result<()> {
         let cached = self.cached();
-        // Programs that write to mapped pages must fault again, so that what they write from now on counts.
-        if !cached.mappings.is_empty() {
-            let dirty: Vec<u64> = {
-                let state = cached.state.lock();
-                state.pages.iter().filter(|(_, page)| page.dirty).map(|(&index, _)| index).collect()
+        let _flushing = cached.flushing.lock();
+        let mut next = 0;
+        while let Some(run) = self.next_run(next..u64::MAX, true) {
+            // Programs that write to mapped pages must fault again, so that what they write from now on counts.
+            // Without a lock: a fault that holds its address space may wait for this file.
+            cached.mappings.write_protect(run.pages());
+            let result = {
+                let _transfer = cached.transfer.read();
+                self.write_run(&run)
             };
-            for index in dirty {
-                self.clean_one(index);
-                cached.mappings.revoke(index..index + 1, true);
-                self.mark_dirty_again(index);
+            match result {
+                Ok(end) => {
+                    // What is left of a run that a truncation cut is looked at again.
+                    for index in end..run.pages().end {
+                        self.mark_dirty_again(index);
+                    }
+                    next = end.max(run.first + 1);
+                }
+                Err(error) => {
+                    for index in run.pages() {
+                        self.mark_dirty_again(index);
+                    }
+                    return Err(error);
+                }
             }
         }
-        let transfer = cached.transfer.read();
-        self.write_out(0..u64::MAX)?;
-        drop(transfer);
         if !times {
             return Ok(());
         }
@@ -400,15 +433,64 @@ impl Node {
         modified.map_or(Ok(()), |modified| self.store_modified(modified))
     }
 
-    /// The order matters: a fault between these two marks the page for the next flush.
-    fn clean_one(&self, index: u64) {
-        let mut state = self.cached().state.lock();
-        if let Some(page) = state.pages.get_mut(&index)
-            && page.dirty
-        {
-            page.dirty = false;
-            self.shared().dirty_pages.fetch_sub(1, Ordering::Relaxed);
+    /// Writes the changed pages of a range while `transfer` is held exclusively. They count as changed still:
+    /// programs may be writing to them.
+    fn write_out(&self, range: Range<u64>) -> Result<()> {
+        let mut next = range.start;
+        while let Some(run) = self.next_run(next..range.end, false) {
+            next = self.write_run(&run)?.max(run.first + 1);
         }
+        Ok(())
+    }
+
+    /// The next changed pages that follow each other.
+    fn next_run(&self, range: Range<u64>, clean: bool) -> Option<Run> {
+        let mut run = Run { first: range.start, frames: Vec::new() };
+        if range.is_empty() {
+            return None;
+        }
+        let mut state = self.cached().state.lock();
+        for (&index, page) in state.pages.range_mut(range) {
+            if run.frames.is_empty() {
+                if !page.dirty {
+                    continue;
+                }
+                run.first = index;
+            } else if !page.dirty || index != run.pages().end || run.frames.len() == WRITE_RUN {
+                break;
+            }
+            if clean {
+                page.dirty = false;
+                self.shared().dirty_pages.fetch_sub(1, Ordering::Relaxed);
+            }
+            rumpuser_frame_retain(page.frame);
+            run.frames.push(page.frame);
+        }
+        drop(state);
+        (!run.frames.is_empty()).then_some(run)
+    }
+
+    /// Writes pages, up to the first that has left the cache (it was cut off); returns where it stopped.
+    /// `transfer` is held.
+    fn write_run(&self, run: &Run) -> Result<u64> {
+        let (count, size) = {
+            let state = self.cached().state.lock();
+            let still_there = run.frames.iter().zip(run.first..).take_while(|(frame, index)| {
+                state.pages.get(index).is_some_and(|page| page.frame == **frame)
+            });
+            (still_there.count(), state.size)
+        };
+        let end = run.first + count as u64;
+        let length = size.saturating_sub(run.first * PAGE).min(count as u64 * PAGE) as usize;
+        if length == 0 {
+            return Ok(end);
+        }
+        let mut bytes = vec![0; count * PAGE_SIZE];
+        for (frame, part) in run.frames.iter().zip(bytes.chunks_mut(PAGE_SIZE)) {
+            frame.read(0, part);
+        }
+        let done = self.shared().ext4.write_back(self.inode(), run.first * PAGE, &bytes[..length]);
+        if done.map_err(errno)? == length { Ok(end) } else { Err(Errno::ENOSPC) }
     }
 
     fn mark_dirty_again(&self, index: u64) {
@@ -418,63 +500,6 @@ impl Node {
         {
             page.dirty = true;
             self.shared().dirty_pages.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Writes the changed pages of a range; `transfer` is held.
-    fn write_out(&self, range: Range<u64>) -> Result<()> {
-        let shared = self.shared();
-        let mut next = range.start;
-        let mut bytes = Vec::new();
-        loop {
-            // A run of changed pages.
-            let mut frames = Vec::new();
-            let (first, length) = {
-                let mut state = self.cached().state.lock();
-                let size = state.size;
-                let mut first = next;
-                for (&index, page) in state.pages.range_mut(next..range.end) {
-                    if !page.dirty {
-                        if frames.is_empty() {
-                            continue;
-                        }
-                        break;
-                    }
-                    if frames.is_empty() {
-                        first = index;
-                    } else if index != first + frames.len() as u64 {
-                        break;
-                    }
-                    page.dirty = false;
-                    shared.dirty_pages.fetch_sub(1, Ordering::Relaxed);
-                    rumpuser_frame_retain(page.frame);
-                    frames.push(page.frame);
-                    if frames.len() == WRITE_RUN {
-                        break;
-                    }
-                }
-                let length = size.saturating_sub(first * PAGE).min(frames.len() as u64 * PAGE);
-                (first, length as usize)
-            };
-            if frames.is_empty() {
-                return Ok(());
-            }
-            next = first + frames.len() as u64;
-            bytes.resize(frames.len() * PAGE_SIZE, 0);
-            for (frame, part) in frames.iter().zip(bytes.chunks_mut(PAGE_SIZE)) {
-                frame.read(0, part);
-                rumpuser_frame_release(*frame);
-            }
-            let result = shared.ext4.write_back(self.inode(), first * PAGE, &bytes[..length]);
-            let written = result
-                .map_err(errno)
-                .and_then(|done| if done == length { Ok(()) } else { Err(Errno::ENOSPC) });
-            if let Err(error) = written {
-                for index in first..next {
-                    self.mark_dirty_again(index);
-                }
-                return Err(error);
-            }
         }
     }
 

@@ -87,6 +87,8 @@ struct Shared {
     /// Files with changed pages or times; they stay until these are written.
     dirty: Mutex<BTreeMap<u32, Arc<Node>>>,
     dirty_pages: AtomicUsize,
+    /// A sync waits for the one before: it must not return earlier.
+    syncing: Mutex<()>,
     /// Something changed since the last commit.
     changed: AtomicBool,
     /// The pages in the cache in the order in which they are considered for removal.
@@ -126,6 +128,7 @@ impl Shared {
 
     /// Writes everything that changed, and commits.
     fn sync(&self) -> rumpkern::Result<()> {
+        let _syncing = self.syncing.lock();
         let before = self.failure.lock().take().map_or(Ok(()), Err);
         let written = self.write_all();
         self.changed.store(false, Ordering::Release);
@@ -193,6 +196,7 @@ pub fn mount(
         nodes: Mutex::new(HashMap::new()),
         dirty: Mutex::new(BTreeMap::new()),
         dirty_pages: AtomicUsize::new(0),
+        syncing: Mutex::new(()),
         changed: AtomicBool::new(false),
         clock: Mutex::new(alloc::collections::VecDeque::new()),
         pages: AtomicUsize::new(0),
