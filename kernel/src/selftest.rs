@@ -386,7 +386,8 @@ fn preemption() {
     stop.store(true, SeqCst);
     for thread in &threads[..2] {
         thread.interrupt();
-    }
+        rumpuser_halt(Halt::PowerOff(0));
+}
     while left.load(SeqCst) > 0 {
         rumpuser_park(rumpuser_clock_monotonic() + 1_000_000);
     }
@@ -499,7 +500,7 @@ pub fn main(payload: &'static [u8], information: &bmk::platform::BootInformation
         return;
     }
     if information.command_line.contains("devices-only") {
-        return;
+        rumpuser_halt(Halt::PowerOff(0));
     }
     let only = information.command_line.split_once("only=").map(|(_, name)| name);
     let tests: [(&'static str, fn()); 11] = [

@@ -30,7 +30,7 @@ pub fn main(information: &BootInformation) {
         }
     }
     if asked("wait") {
-        rumpuser_console_set_input(|bytes| bmk::message!("input {:?}", bytes.escape_ascii()));
+        rumpuser_console_set_input(|bytes| bmk::message!("input {}", bytes.escape_ascii()));
         rumpuser_set_stop_handler(|| {
             bmk::message!("stop");
             rumpuser_halt(Halt::PowerOff(77))
@@ -97,10 +97,10 @@ fn many_requests(disk: &Arc<dyn BlockDevice>) {
         let (disk, done, waiter) = (disk.clone(), done.clone(), rumpuser_thread_current());
         let main = move || {
             for round in 0..50 {
-                let sector = 3000 + thread * 200 + round * 2;
-                let value = [(thread * 50 + round) as u8; 1024];
+                let sector = 4096 + (thread * 50 + round) * 8;
+                let value = [(thread * 50 + round) as u8; 4096];
                 disk.write(sector, &value).expect("written");
-                let mut back = [0; 1024];
+                let mut back = [0; 4096];
                 disk.read(sector, &mut back).expect("read");
                 assert!(back == value);
                 if round % 10 == 0 {
