@@ -115,5 +115,5 @@ extern "sysv64" fn arrive(this: &'static cpu::Cpu) -> ! {
     schedule::adopt(this, stack);
     cpu::set_online(this);
     ARRIVED.store(this.number as u64, Ordering::SeqCst);
-    schedule::idle()
+    schedule::idle::run()
 }

@@ -93,7 +93,7 @@ pub fn start(this: &'static dyn Platform, image: Image, magic: u32, information:
     if crate::console::start().is_err() || schedule::spawn(first).is_err() {
         refuse(format_args!("too little memory for the first thread"));
     }
-    schedule::idle()
+    schedule::idle::run()
 }
 
 fn layout_delta(image: &Image) {

@@ -4,6 +4,7 @@
 //! go of it; a CPU on its way through the scheduler takes no lock but the queues', so that is never long.
 
 mod account;
+pub mod idle;
 pub mod queue;
 pub mod switch;
 pub mod thread;
@@ -71,6 +72,8 @@ pub struct CpuScheduler {
     busy: AtomicU64,
     kernel: AtomicU64,
     idled: AtomicU64,
+    /// How long to poll before the CPU halts.
+    patience: Cell<u64>,
 }
 
 impl CpuScheduler {
@@ -90,6 +93,7 @@ impl CpuScheduler {
             busy: AtomicU64::new(0),
             kernel: AtomicU64::new(0),
             idled: AtomicU64::new(0),
+            patience: Cell::new(0),
         }
     }
 }
@@ -102,6 +106,8 @@ impl Default for CpuScheduler {
 
 /// CPUs with nothing to do.
 static IDLE: AtomicU64 = AtomicU64::new(0);
+/// Those of them that watch their reschedule flag and need no interrupt.
+static POLLING: AtomicU64 = AtomicU64::new(0);
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 /// How many threads the queues have room for.
 static CAPACITY: IrqLock<usize> = IrqLock::new(0);
@@ -394,18 +400,5 @@ pub fn preempt_pending() {
     if machine::interrupts_enabled() {
         machine::cli();
         interrupts_restore(machine::FLAG_INTERRUPT as usize);
-    }
-}
-
-/// What a CPU does when it has nothing to do. Interrupts are disabled.
-pub fn idle() -> ! {
-    let cpu = cpu::current();
-    loop {
-        reschedule();
-        IDLE.fetch_or(1 << cpu.number, Ordering::SeqCst);
-        if cpu.reschedule.load(Ordering::SeqCst) == 0 {
-            machine::wait_for_interrupt();
-        }
-        IDLE.fetch_and(!(1 << cpu.number), Ordering::SeqCst);
     }
 }

@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use super::{
-    GRANULARITY, IDLE, LAG_LIMIT, SLEEPER_BONUS, interrupts_restore, leave,
+    GRANULARITY, IDLE, LAG_LIMIT, POLLING, SLEEPER_BONUS, interrupts_restore, leave,
     thread::{Thread, state},
 };
 use crate::{
@@ -70,7 +70,8 @@ pub fn enqueue(thread: &'static Thread) {
 /// Makes a CPU go through the scheduler soon.
 pub(super) fn kick(cpu: &Cpu) {
     let before = cpu.reschedule.swap(1, Ordering::SeqCst);
-    if before == 0 && cpu.number != cpu::number() {
+    let watches = POLLING.load(Ordering::SeqCst) & 1 << cpu.number != 0;
+    if before == 0 && !watches && cpu.number != cpu::number() {
         platform().send_interrupt(cpu.hardware, WAKE_VECTOR);
     }
 }

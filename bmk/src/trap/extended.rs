@@ -18,6 +18,7 @@ use crate::{cpu, machine, schedule::thread::Thread};
 /// x87, SSE, AVX, AVX-512 (opmask and both ZMM halves): XCR0 bits.
 const COMPONENTS: u64 = 0xe7;
 const SSE: u64 = 2;
+const AVX: u64 = 4;
 /// The legacy area and the header.
 const MINIMUM: usize = 576;
 const MXCSR: usize = 24;
@@ -26,6 +27,8 @@ const HEADER: usize = 512;
 
 /// What XCR0 holds; 0 without XSAVE.
 static ENABLED: AtomicU64 = AtomicU64::new(0);
+/// What a switch saves: not XMM0-15, which are in the user context, where AVX brings MXCSR along.
+static SWITCHED: AtomicU64 = AtomicU64::new(0);
 static SIZE: AtomicUsize = AtomicUsize::new(MINIMUM);
 static OPTIMISED: AtomicBool = AtomicBool::new(false);
 static MXCSR_MASK: AtomicU32 = AtomicU32::new(0xffbf);
@@ -84,6 +87,8 @@ pub fn initialise() {
             let enabled = if enabled & 0xe4 == 0xe4 { enabled } else { enabled & 7 };
             asm!("xsetbv", in("ecx") 0, in("eax") enabled as u32, in("edx") 0, options(nostack));
             ENABLED.store(enabled, Ordering::Relaxed);
+            let switched = if enabled & AVX != 0 { enabled & !SSE } else { enabled };
+            SWITCHED.store(switched, Ordering::Relaxed);
             let [_, size, ..] = machine::cpuid(13, 0);
             SIZE.store((size as usize).max(MINIMUM), Ordering::Relaxed);
             OPTIMISED.store(machine::cpuid(13, 1)[0] & 1 != 0, Ordering::Relaxed);
@@ -117,7 +122,7 @@ fn set_initial(area: &mut [u8]) {
 }
 
 fn store(area: *mut u8) {
-    let enabled = ENABLED.load(Ordering::Relaxed);
+    let enabled = SWITCHED.load(Ordering::Relaxed);
     let (low, high) = (enabled as u32, (enabled >> 32) as u32);
     // SAFETY: the area is of the enabled components' size and aligned to 64.
     unsafe {
@@ -153,7 +158,7 @@ pub fn load_for_user(cpu: &cpu::Cpu, thread: &Thread) {
         return;
     }
     let area = area(thread).as_mut_ptr();
-    let enabled = ENABLED.load(Ordering::Relaxed);
+    let enabled = SWITCHED.load(Ordering::Relaxed);
     // SAFETY: the area was saved by `store` or sanitised by `load`, so the CPU accepts it. The XMM registers
     // that this changes are loaded again before user mode; the compiler is told.
     unsafe {
