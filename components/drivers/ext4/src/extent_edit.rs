@@ -166,7 +166,29 @@ impl Volume {
         if let Some(rest) = removal.rest {
             self.insert_extent(inode, rest)?;
         }
+        self.shorten_tree(inode)?;
         Ok(!removal.incomplete)
+    }
+
+    /// Moves what is in the root's only child into the root, while it fits.
+    fn shorten_tree(&mut self, inode: &mut Inode) -> Result<()> {
+        loop {
+            let root = self.extent_node(inode, Place::Root, None)?;
+            let Entries::Children(children) = &root.entries else { return Ok(()) };
+            let &[(_, block)] = children.as_slice() else { return Ok(()) };
+            let mut child = self.extent_node(inode, Place::Block(block), Some(root.depth - 1))?;
+            let count = match &child.entries {
+                Entries::Extents(extents) => extents.len(),
+                Entries::Children(children) => children.len(),
+            };
+            if count > root.most {
+                return Ok(());
+            }
+            (child.place, child.most) = (Place::Root, root.most);
+            self.put_extent_node(inode, &child)?;
+            self.free_blocks(block, 1, true)?;
+            inode.add_blocks(-1, self.geometry.block_size);
+        }
     }
 
     /// Returns the first key that the node has now, or none if it is empty.

@@ -165,12 +165,13 @@ impl Volume {
     }
 
     /// Checks every descriptor, and notes where the file system's own structures lie: no file may
-    /// claim those blocks.
-    pub fn load_groups(&mut self) -> Result<()> {
+    /// claim those blocks. Returns how many blocks and inodes are free.
+    pub fn load_groups(&mut self) -> Result<(u64, u32)> {
         let geometry = self.geometry.clone();
         let with_checksum =
             geometry.metadata_checksum() || geometry.has_read_only(read_only_compatible::GROUP_CHECKSUM);
         let mut zones = Vec::new();
+        let (mut free_blocks, mut free_inodes) = (0, 0u32);
         for group in 0..geometry.group_count {
             let (block, offset) = self.descriptor_location(group);
             let data = self.store.read(block)?;
@@ -204,10 +205,12 @@ impl Volume {
             {
                 return Err(Error::Corrupt("group descriptor counts"));
             }
+            free_blocks += u64::from(descriptor.free_blocks);
+            free_inodes = free_inodes.saturating_add(descriptor.free_inodes);
         }
         self.system_zones = zones;
         self.merge_zones();
-        Ok(())
+        Ok((free_blocks, free_inodes))
     }
 
     /// Adds blocks that no file may claim (the journal's).

@@ -111,7 +111,7 @@ impl Volume {
         if !trusted {
             return Err(Error::Corrupt("superblock checksum"));
         }
-        volume.load_groups()?;
+        let free = volume.load_groups()?;
         for (_, start, count) in
             volume.journal.as_ref().map_or(Vec::new(), |journal| journal.pieces().to_vec())
         {
@@ -119,7 +119,7 @@ impl Volume {
             volume.add_system_zone(start, start + u64::from(count));
         }
         if !options.read_only {
-            volume.start()?;
+            volume.start(free)?;
             volume.process_orphans()?;
         }
         Ok(volume)
@@ -192,7 +192,9 @@ impl Volume {
     }
 
     /// Marks the file system in use, on the disk: from now on a mount has to look into the journal.
-    fn start(&mut self) -> Result<()> {
+    /// Linux keeps the counts of what is `free` (blocks, inodes) right in the groups only, so after a crash
+    /// they are counted anew.
+    fn start(&mut self, free: (u64, u32)) -> Result<()> {
         let now = (self.clock)().seconds as u32;
         let with_journal = self.journal.is_some();
         self.write_superblock_directly(|superblock| {
@@ -203,6 +205,9 @@ impl Volume {
                 let state = le16(superblock, field::STATE) & !STATE_CLEAN;
                 put_le16(superblock, field::STATE, state);
             }
+            put_le32(superblock, field::FREE_BLOCKS_LOW, free.0 as u32);
+            put_le32(superblock, field::FREE_BLOCKS_HIGH, (free.0 >> 32) as u32);
+            put_le32(superblock, field::FREE_INODES, free.1);
             let count = le16(superblock, field::MOUNT_COUNT);
             put_le16(superblock, field::MOUNT_COUNT, count.saturating_add(1));
             put_le32(superblock, field::MOUNT_TIME, now);

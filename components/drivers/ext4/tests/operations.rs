@@ -288,3 +288,16 @@ fn refusals() {
     assert_clean(&disk.image());
     assert_eq!(clock().nanoseconds, 42);
 }
+
+/// Linux leaves the superblock's counts behind after a crash.
+#[test]
+fn stale_counts() {
+    if !have_e2fsprogs() {
+        return;
+    }
+    let mut image = make_image(32, &["-O", "^metadata_csum"]);
+    image[1024 + 0x0c..1024 + 0x14].fill(7);
+    let disk = Disk::new(image);
+    mount(&disk).and_then(|fs| fs.unmount()).expect("mount");
+    assert_clean(&disk.image());
+}

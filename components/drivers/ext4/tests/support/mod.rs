@@ -135,7 +135,7 @@ impl Random {
 }
 
 pub fn clock() -> Timestamp {
-    Timestamp { seconds: 1_800_000_000, nanoseconds: 42 }
+    Timestamp { seconds: 1_700_000_000, nanoseconds: 42 }
 }
 
 pub fn options() -> Options {
@@ -148,8 +148,11 @@ pub fn mount(disk: &Arc<Disk>) -> Result<Ext4, Error> {
 
 /// Whether e2fsprogs are here; says so if not.
 pub fn have_e2fsprogs() -> bool {
-    let found = Command::new("mkfs.ext4").arg("-V").output().is_ok()
-        && Command::new("e2fsck").arg("-V").output().is_ok();
+    let found = |program| match Command::new(program).arg("-V").output() {
+        Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+        Ok(_) => true,
+    };
+    let found = found("mkfs.ext4") && found("e2fsck") && found("debugfs");
     if !found {
         println!("skipped: no mkfs.ext4");
     }
@@ -185,10 +188,13 @@ pub fn run_e2fsck(image: &[u8], arguments: &[&str]) -> (i32, String, Vec<u8>) {
 /// Fails unless `e2fsck` has nothing to say.
 pub fn assert_clean(image: &[u8]) {
     let (status, text, _) = run_e2fsck(image, &["-fn"]);
-    if status != 0 {
+    // Some mistakes, such as wrong counts, leave the status at 0.
+    let complaint = |line: &str| line.contains("? no") && !line.contains("Optimize?");
+    let clean = status == 0 && !text.lines().any(complaint);
+    if !clean {
         std::fs::write(std::env::temp_dir().join("ext4-test-failed.img"), image).expect("failed image kept");
     }
-    assert!(status == 0, "e2fsck: {status}\n{text}");
+    assert!(clean, "e2fsck: {status}\n{text}");
 }
 
 /// A file's contents as `debugfs` sees them.
