@@ -492,7 +492,6 @@ pub fn main(payload: &'static [u8], information: &bmk::platform::BootInformation
         bmk::message!("{}", recurse(1));
     }
     devices::main(information);
-    devices::main(information);
     if information.command_line.contains("calls-only") {
         for _ in 0..100 {
             run("system calls", system_calls);

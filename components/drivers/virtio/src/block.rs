@@ -40,6 +40,9 @@ const STATUS: usize = 32;
 /// How long a request sleeps before it looks for itself, in case an interrupt got lost. Nanoseconds.
 const IMPATIENCE: u64 = 1_000_000_000;
 
+/// Where [`BlockQueue::submit`] puts the header and the status.
+const PLACE: Segment = (0, 0);
+
 /// One request under way.
 #[derive(Default)]
 struct Slot {
@@ -89,8 +92,10 @@ impl BlockQueue {
         self.records.registers().part(slot * RECORD, RECORD)
     }
 
-    /// Puts a request into the queue and tells the device; `None` if there is no room.
-    fn submit(&self, kind: u32, sector: u64, data: &[Segment], from_device: bool) -> Option<usize> {
+    /// Puts a request into the queue and tells the device; `None` if there is no room. `segments` is the data, with
+    /// a place before it for the header and one behind it for the status.
+    fn submit(&self, kind: u32, sector: u64, segments: &mut [Segment]) -> Option<usize> {
+        let thread = rumpuser_thread_current();
         let mut requests = self.requests.lock();
         let Requests { queue, slots } = &mut *requests;
         let slot = slots.iter().position(|slot| !slot.busy)?;
@@ -100,21 +105,15 @@ impl BlockQueue {
         record.write64(8, sector);
         record.write8(STATUS, NOT_DONE);
         let base = self.records.physical() + (slot * RECORD) as u64;
-        let header = (base, HEADER_LENGTH);
-        let status = (base + STATUS as u64, 1);
-        let mut readable = Vec::with_capacity(1 + data.len());
-        readable.push(header);
-        let mut writable = Vec::with_capacity(1 + data.len());
-        if from_device {
-            writable.extend_from_slice(data)
-        } else {
-            readable.extend_from_slice(data)
-        }
-        writable.push(status);
-        if !queue.add(&readable, &writable, slot as u16) {
+        let last = segments.len().checked_sub(1)?;
+        segments[0] = (base, HEADER_LENGTH);
+        segments[last] = (base + STATUS as u64, 1);
+        // The device reads the header and writes the status; the data goes either way.
+        let (readable, writable) = segments.split_at(if kind == READ { 1 } else { last });
+        if !queue.add(readable, writable, slot as u16) {
             return None;
         }
-        slots[slot] = Slot { busy: true, done: false, thread: Some(rumpuser_thread_current()) };
+        slots[slot] = Slot { busy: true, done: false, thread: Some(thread) };
         let notify = queue.should_notify();
         drop(requests);
         if notify {
@@ -277,20 +276,19 @@ impl Disk {
         *failed
     }
 
-    /// Does one request.
-    fn request(&self, kind: u32, sector: u64, data: &[Segment], from_device: bool) -> Result<()> {
+    /// Does one request. `segments` is as for [`BlockQueue::submit`].
+    fn request(&self, kind: u32, sector: u64, segments: &mut [Segment]) -> Result<()> {
         let queue = &self.queues[rumpuser_cpu() % self.queues.len()];
-        let deadline = || rumpuser_clock_monotonic().saturating_add(IMPATIENCE);
         let slot = loop {
             if self.failed(false) {
                 return Err(Errno::EIO);
             }
-            if let Some(slot) = queue.submit(kind, sector, data, from_device) {
+            if let Some(slot) = queue.submit(kind, sector, segments) {
                 break slot;
             }
             // Without room now, there will be when another request ends.
-            let submitted = queue.room.wait(deadline(), || queue.submit(kind, sector, data, from_device));
-            if let Ok(slot) = submitted {
+            let deadline = rumpuser_clock_monotonic().saturating_add(IMPATIENCE);
+            if let Ok(slot) = queue.room.wait(deadline, || queue.submit(kind, sector, segments)) {
                 break slot;
             }
             queue.complete();
@@ -317,11 +315,12 @@ impl Disk {
     }
 
     fn transfer(&self, kind: u32, sector: u64, frames: &[Frame], bytes: usize) -> Result<()> {
-        let mut segments = Vec::with_capacity(self.segments.min(frames.len()));
+        let mut segments = Vec::with_capacity(self.segments.min(frames.len()) + 2);
         let mut sector = sector;
         let mut rest = bytes;
         for run in frames.chunks(self.segments) {
             segments.clear();
+            segments.push(PLACE);
             let mut length = 0;
             for frame in run {
                 let piece = rest.min(PAGE_SIZE);
@@ -329,7 +328,8 @@ impl Disk {
                 length += piece;
                 segments.push((frame.physical(), piece as u32));
             }
-            self.request(kind, sector, &segments, kind == READ)?;
+            segments.push(PLACE);
+            self.request(kind, sector, &mut segments)?;
             sector += (length / SECTOR_SIZE) as u64;
         }
         Ok(())
@@ -416,7 +416,7 @@ impl BlockDevice for Disk {
 
     fn flush(&self) -> Result<()> {
         // Without the request, the device has no volatile cache: what it completed is durable.
-        if self.can_flush { self.request(FLUSH, 0, &[], false) } else { Ok(()) }
+        if self.can_flush { self.request(FLUSH, 0, &mut [PLACE; 2]) } else { Ok(()) }
     }
 
     fn discard(&self, sector: u64, sectors: u64) -> Result<()> {
@@ -436,7 +436,7 @@ impl BlockDevice for Disk {
             segment.write64(0, start);
             segment.write32(8, count);
             segment.write32(12, 0);
-            match self.request(DISCARD, 0, &[(memory.physical(), DISCARD_LENGTH)], false) {
+            match self.request(DISCARD, 0, &mut [PLACE, (memory.physical(), DISCARD_LENGTH), PLACE]) {
                 Ok(()) | Err(Errno::EOPNOTSUPP) => {}
                 Err(error) => return Err(error),
             }

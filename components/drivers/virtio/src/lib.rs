@@ -16,9 +16,12 @@ mod model;
 mod queue;
 mod transport;
 
-use alloc::{boxed::Box, sync::Arc};
+use alloc::{boxed::Box, format, sync::Arc};
 
-use rumpuser::device::{Driver, MmioDevice, PciDevice};
+use rumpuser::{
+    device::{Driver, MmioDevice, PciDevice},
+    rumpuser_console_write,
+};
 use transport::{Transport, mmio, pci};
 
 /// The device types that have a driver here (virtio 1.2, section 5).
@@ -36,13 +39,16 @@ pub struct Virtio {
 impl Virtio {
     fn attach(&self, transport: Box<dyn Transport>) -> bool {
         let transport: Arc<dyn Transport> = transport.into();
-        let result = match transport.device_type() {
+        let kind = transport.device_type();
+        let result = match kind {
             device_type::BLOCK => block::attach(transport.clone()),
             device_type::ENTROPY => entropy::attach(transport.clone(), self.entropy),
             _ => return false,
         };
         if result.is_err() {
             transport.fail();
+            let message = format!("virtio: a device of type {kind} does not work\n");
+            rumpuser_console_write(message.as_bytes());
         }
         // A device that failed is of no use to another driver either.
         true

@@ -118,3 +118,41 @@ fn sizes_are_powers_of_two_within_the_limit() {
         assert_eq!(Queue::new(limit, Features::empty()).expect("memory").addresses().size, size);
     }
 }
+
+/// A device that writes anything anywhere in the memory it was given: the driver must neither panic nor lose count.
+#[test]
+fn a_hostile_device_does_no_harm() {
+    let mut state = 1_u64;
+    let mut random = move || {
+        // Knuth's MMIX generator; its upper bits are the good ones.
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as u32
+    };
+    for features in FEATURES {
+        let mut queue = Queue::new(16, features).expect("memory");
+        let at = queue.addresses();
+        let mut under_way = std::collections::BTreeSet::new();
+        for round in 0..50_000 {
+            let token = (round % 60_000) as u16;
+            let pieces = random() as usize % 4 + 1;
+            if queue.add(&[(0x1000, 8)], &std::vec![(0x2000, 16); pieces], token) {
+                under_way.insert(token);
+            }
+            queue.should_notify();
+            for _ in 0..random() % 4 {
+                // The descriptors, the rings, or just where it hurts: the used index and its first entries.
+                let offset = match random() % 3 {
+                    0 => u64::from(random()) % 4096,
+                    1 => at.used - at.descriptors + u64::from(random()) % 134,
+                    _ => at.used - at.descriptors + 2,
+                };
+                crate::model::write(at.descriptors + offset, &[random() as u8 % 20]);
+            }
+            while let Some(completion) = queue.take() {
+                assert!(under_way.remove(&completion.token), "only what is under way completes, and once");
+                assert!(completion.written <= 64);
+            }
+            queue.arm();
+        }
+    }
+}
