@@ -320,9 +320,9 @@ system_calls! {
     250 keyctl;
     251 ioprio_set => crate::scheduling::ioprio_set;
     252 ioprio_get => crate::scheduling::ioprio_get;
-    253 inotify_init;
-    254 inotify_add_watch;
-    255 inotify_rm_watch;
+    253 inotify_init => crate::files::inotify::inotify_init;
+    254 inotify_add_watch => crate::files::inotify::inotify_add_watch;
+    255 inotify_rm_watch => crate::files::inotify::inotify_rm_watch;
     256 migrate_pages => crate::memory::policy::migrate_pages;
     257 openat => crate::files::open::openat;
     258 mkdirat => crate::files::names::mkdirat;
@@ -361,7 +361,7 @@ system_calls! {
     291 epoll_create1 => crate::files::open::epoll_create1;
     292 dup3 => crate::files::open::dup3;
     293 pipe2 => crate::files::open::pipe2;
-    294 inotify_init1;
+    294 inotify_init1 => crate::files::inotify::inotify_init1;
     295 preadv => crate::files::io::preadv;
     296 pwritev => crate::files::io::pwritev;
     297 rt_tgsigqueueinfo => crate::signal::calls::rt_tgsigqueueinfo;

@@ -8,6 +8,7 @@ use rumpkern::{Errno, Result};
 use crate::{
     access::{self, Credentials, SET_GID, SET_UID},
     mount::Location,
+    notify::{self, event},
     vnode::{AttributeChanges, Kind, Time, now},
 };
 
@@ -36,7 +37,13 @@ impl Location {
             permissions &= !SET_GID;
         }
         let changes = AttributeChanges { permissions: Some(permissions), ..Default::default() };
-        self.vnode().set_attributes(&changes)
+        self.change(&changes, event::ATTRIB)
+    }
+
+    fn change(&self, changes: &AttributeChanges, event: u32) -> Result<()> {
+        self.vnode().set_attributes(changes)?;
+        notify::tell_entry(&self.entry, event);
+        Ok(())
     }
 
     /// chown(2).
@@ -56,7 +63,7 @@ impl Location {
             let cleared = without_set_id(attributes.permissions);
             changes.permissions = (cleared != attributes.permissions).then_some(cleared);
         }
-        self.vnode().set_attributes(&changes)
+        self.change(&changes, event::ATTRIB)
     }
 
     /// utimensat(2).
@@ -86,7 +93,7 @@ impl Location {
         };
         let changes =
             AttributeChanges { accessed: at(accessed), modified: at(modified), ..Default::default() };
-        self.vnode().set_attributes(&changes)
+        self.change(&changes, event::ATTRIB)
     }
 
     /// truncate(2).
@@ -98,7 +105,7 @@ impl Location {
         }
         self.mount.require_writable()?;
         credentials.check(self.vnode(), access::WRITE)?;
-        self.vnode().set_attributes(&AttributeChanges { size: Some(size), ..Default::default() })
+        self.change(&AttributeChanges { size: Some(size), ..Default::default() }, event::MODIFY)
     }
 
     /// Forgets set-user-ID and set-group-ID after an unprivileged write.

@@ -14,6 +14,7 @@ pub mod locks;
 pub mod mount;
 pub mod namei;
 pub mod names;
+pub mod notify;
 pub mod open;
 pub mod pipe;
 pub mod tmpfs;

@@ -11,6 +11,7 @@ use crate::{
     file::{File, OpenFlags},
     mount::{Location, MountFlags},
     namei::{Last, Lookup, PATH_MAX},
+    notify::{self, event},
     open::Reference,
     vnode::{AttributeChanges, Creation, Kind},
 };
@@ -74,7 +75,9 @@ pub fn open_location(
     if truncate && kind == Kind::Regular && !created {
         vnode.set_attributes(&AttributeChanges { size: Some(0), ..Default::default() })?;
     }
-    vnode.clone().open(flags)
+    let file = vnode.clone().open(flags)?;
+    notify::tell_entry(&location.entry, event::OPEN);
+    Ok(file)
 }
 
 /// Whether removing or renaming `victim` from `directory` is allowed.
@@ -149,6 +152,7 @@ impl Lookup<'_> {
                         let vnode = directory.vnode().create(&name, &creation)?;
                         let entry = directory.entry.created(&name, vnode);
                         drop(guard);
+                        notify::created(&directory.entry, &name, entry.vnode());
                         let location = Location { mount: directory.mount, entry };
                         let file = open_location(&location, self.credentials, flags, true)?;
                         return Ok(Opened { file, location });
@@ -211,6 +215,7 @@ impl Lookup<'_> {
             .vnode()
             .create(&name, &Creation { target: creation.target, rdev: creation.rdev, ..inherited })?;
         let entry = directory.entry.created(&name, vnode);
+        notify::created(&directory.entry, &name, entry.vnode());
         Ok(Location { mount: directory.mount.clone(), entry })
     }
 
@@ -251,6 +256,8 @@ impl Lookup<'_> {
         self.may_create(&directory)?;
         directory.vnode().link(&name, target.vnode())?;
         directory.entry.created(&name, target.vnode().clone());
+        notify::tell(target.vnode(), event::ATTRIB, 0, b"");
+        notify::created(&directory.entry, &name, target.vnode());
         Ok(())
     }
 
@@ -285,6 +292,7 @@ impl Lookup<'_> {
         }
         parent.vnode().remove(&name, is_directory)?;
         parent.entry.forget(&name);
+        notify::removed(&parent.entry, &name, entry.vnode());
         Ok(())
     }
 
@@ -378,6 +386,7 @@ impl Lookup<'_> {
             }
             _ => source.renamed(&from.entry, &old_name, &into.entry, &new_name),
         }
+        notify::renamed((&from.entry, &old_name), (&into.entry, &new_name), source.vnode());
         Ok(())
     }
 

@@ -338,11 +338,7 @@ impl Pipe {
                 (state.room() >= bytes.min(state.capacity)).then_some(Ok(()))
             }
         };
-        match look() {
-            Some(result) => result,
-            None if !block => Err(Errno::EAGAIN),
-            None => self.writable.wait(NEVER, look)?,
-        }
+        if block { self.writable.wait(NEVER, look)? } else { look().unwrap_or(Err(Errno::EAGAIN)) }
     }
 
     fn read(&self, sink: &mut Sink<'_>, block: bool) -> Result<usize> {

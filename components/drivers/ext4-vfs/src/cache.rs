@@ -1,8 +1,9 @@
 //! The page cache of a file.
 //!
-//! Locks, in this order: `flushing` (a flush waits for the one before: it must not return earlier), `writing` (a write from its first to its last byte), `transfer` (shared: data moves
-//! between cache and disk; exclusive: blocks are taken away from the file), `state` (never while the disk works).
-//! Page faults take `transfer` and `state`; so mappings are never revoked with either held.
+//! Locks, in this order: `flushing` (a flush waits for the one before: it must not return earlier), `writing` (a
+//! write from its first to its last byte), `transfer` (shared: data moves between cache and disk; exclusive:
+//! blocks are taken away from the file), `state` (never while the disk works). Page faults take `transfer` and
+//! `state`; so mappings are never revoked with either held.
 
 use alloc::{collections::BTreeMap, sync::Arc, vec, vec::Vec};
 use core::{ops::Range, sync::atomic::Ordering};

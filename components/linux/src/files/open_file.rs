@@ -14,6 +14,7 @@ use rumpuser::sync::{Mutex, SpinLock};
 use rumpvfs::{
     file::{File, OpenFlags},
     mount::Location,
+    notify::{self, event},
     vnode::{Attributes, Vnode},
 };
 
@@ -162,6 +163,7 @@ impl OpenFile {
         }
         let mut position = self.position.lock();
         let size = self.file.read(sink, *position, flags)?;
+        self.tell(event::ACCESS);
         *position = position.saturating_add(size as u64);
         Ok(size)
     }
@@ -177,7 +179,9 @@ impl OpenFile {
             return self.file.write(source, &mut 0, flags);
         }
         let mut position = self.position.lock();
-        self.file.write(source, &mut position, flags)
+        let size = self.file.write(source, &mut position, flags)?;
+        self.tell(event::MODIFY);
+        Ok(size)
     }
 
     /// Reads at a place of its own (pread). ESPIPE without a position.
@@ -189,7 +193,9 @@ impl OpenFile {
         if !self.seekable {
             return Err(Errno::ESPIPE);
         }
-        self.file.read(sink, offset, flags)
+        let size = self.file.read(sink, offset, flags)?;
+        self.tell(event::ACCESS);
+        Ok(size)
     }
 
     /// Writes at a place of its own (pwrite). ESPIPE without a position.
@@ -201,7 +207,17 @@ impl OpenFile {
         if !self.seekable {
             return Err(Errno::ESPIPE);
         }
-        self.file.write(source, &mut offset, flags)
+        let size = self.file.write(source, &mut offset, flags)?;
+        self.tell(event::MODIFY);
+        Ok(size)
+    }
+
+    /// Tells those who watch the file (inotify).
+    #[inline]
+    fn tell(&self, event: u32) {
+        if let Some(location) = &self.location {
+            notify::tell_entry(&location.entry, event);
+        }
     }
 
     pub(super) fn add_watcher(&self, interest: &Arc<Interest>) {
@@ -224,5 +240,9 @@ impl Drop for OpenFile {
             super::locks::release_description_locks(self);
         }
         self.file.close();
+        if !self.is_path() {
+            let written = self.flags().writable();
+            self.tell(if written { event::CLOSE_WRITE } else { event::CLOSE_NOWRITE });
+        }
     }
 }
