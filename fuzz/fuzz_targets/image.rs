@@ -13,6 +13,8 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     symbols::find(bytes, symbols::BASE + 0x1000);
     walk(bytes);
     toolchain::manifest::from_notes(bytes);
+    let mut file = std::io::Cursor::new(bytes);
+    let _ = toolchain::inspect::read(&mut file, bytes.len() as u64, std::path::Path::new("image"));
 });
 
 fn walk(bytes: &[u8]) {

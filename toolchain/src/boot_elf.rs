@@ -121,6 +121,26 @@ impl Kernel {
         Ok(kernel)
     }
 
+    /// One page of nothing, for tests.
+    #[cfg(test)]
+    pub(crate) fn blank() -> Self {
+        let segment = Segment {
+            bytes: vec![0; 4096],
+            flags: elf::PF_R,
+            virtual_address: symbols::BASE + (1 << 20),
+            physical_address: 1 << 20,
+            memory: 4096,
+            alignment: 4096,
+        };
+        Kernel {
+            entry: 1 << 20,
+            segments: vec![segment],
+            notes: Vec::new(),
+            symbols: symbols::build(Vec::new()),
+            sha256: String::new(),
+        }
+    }
+
     /// Where the payload goes: behind the kernel's last byte in memory.
     fn payload_address(&self) -> u64 {
         let end = self.segments.iter().map(|segment| segment.physical_address + segment.memory).max();

@@ -1,6 +1,7 @@
 //! What is inside an image: its manifest, and the files of its root file system.
 
 use std::{
+    collections::HashSet,
     fs::File,
     io::{self, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
@@ -17,7 +18,7 @@ use object::{
 use zerocopy::FromBytes;
 
 use crate::{
-    launch::{ImageKind, detect},
+    launch::{self, ImageKind},
     manifest::{self, Manifest},
 };
 
@@ -26,7 +27,7 @@ const NOTE_LIMIT: u64 = 16 << 20;
 /// Where an ELF image may begin in a disk or CD-ROM image: at a sector.
 const SECTOR: u64 = 512;
 /// How much is searched at a time.
-const CHUNK: usize = 1 << 20;
+const CHUNK: u64 = 1 << 20;
 /// How deep directories of a damaged image may seem nested.
 const DEPTH_LIMIT: usize = 256;
 
@@ -85,46 +86,49 @@ struct Parts {
 /// Looks into an image.
 pub fn inspect(path: &Path) -> Result<Inspection, Error> {
     let failed = |source| Error::Read { path: path.into(), source };
-    let not_an_image = || Error::NotAnImage(path.into());
-    let kind = detect(path).map_err(failed)?.ok_or_else(not_an_image)?;
     let mut file = File::open(path).map_err(failed)?;
     let bytes = file.metadata().map_err(failed)?.len();
+    read(&mut file, bytes, path)
+}
+
+/// Looks into an image of `bytes` bytes; the path is for messages.
+pub fn read(file: &mut (impl Read + Seek), bytes: u64, path: &Path) -> Result<Inspection, Error> {
+    let failed = |source| Error::Read { path: path.into(), source };
+    let not_an_image = || Error::NotAnImage(path.into());
+    let kind = launch::kind_of(file).map_err(failed)?.ok_or_else(not_an_image)?;
     let parts = match kind {
-        ImageKind::Elf => parts(&mut file, 0).map_err(failed)?,
-        ImageKind::Iso | ImageKind::Disk => search(&mut file, bytes).map_err(failed)?,
+        ImageKind::Elf => parts(file, 0).map_err(failed)?,
+        ImageKind::Iso | ImageKind::Disk => search(file, bytes).map_err(failed)?,
     };
     let parts = parts.ok_or_else(not_an_image)?;
-    let entries = entries(&mut file, bytes, parts.payload)
+    let entries = entries(file, bytes, parts.payload)
         .map_err(failed)?
         .map_err(|message| Error::Damaged(path.into(), message))?;
     Ok(Inspection { kind, bytes, manifest: parts.manifest, entries })
 }
 
 /// Finds the ELF image in a disk or CD-ROM image.
-fn search(file: &mut File, length: u64) -> io::Result<Option<Parts>> {
-    let mut buffer = vec![0; CHUNK];
+fn search(file: &mut (impl Read + Seek), length: u64) -> io::Result<Option<Parts>> {
     let mut at = 0;
     while at < length {
-        file.seek(SeekFrom::Start(at))?;
-        let got = file.by_ref().take(CHUNK as u64).read(&mut buffer)?;
-        if got == 0 {
+        let chunk = read_at(file, at, CHUNK)?;
+        if chunk.is_empty() {
             break;
         }
-        // Reads of regular files are whole, but for the end.
-        for (index, sector) in buffer[..got].chunks(SECTOR as usize).enumerate() {
+        for (index, sector) in chunk.chunks(SECTOR as usize).enumerate() {
             if sector.starts_with(b"\x7fELF")
                 && let Some(parts) = parts(file, at + index as u64 * SECTOR)?
             {
                 return Ok(Some(parts));
             }
         }
-        at += (got as u64).next_multiple_of(SECTOR);
+        at += CHUNK;
     }
     Ok(None)
 }
 
 /// Reads the headers of the ELF image at an offset; `None` if there is no image of ours.
-fn parts(file: &mut File, offset: u64) -> io::Result<Option<Parts>> {
+fn parts(file: &mut (impl Read + Seek), offset: u64) -> io::Result<Option<Parts>> {
     let mut start = Vec::new();
     file.seek(SeekFrom::Start(offset))?;
     file.by_ref().take(4096).read_to_end(&mut start)?;
@@ -147,7 +151,7 @@ fn parts(file: &mut File, offset: u64) -> io::Result<Option<Parts>> {
     Ok(payload.map(|payload| Parts { manifest, payload }))
 }
 
-fn read_at(file: &mut File, at: u64, length: u64) -> io::Result<Vec<u8>> {
+fn read_at(file: &mut (impl Read + Seek), at: u64, length: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.seek(SeekFrom::Start(at))?;
     file.by_ref().take(length).read_to_end(&mut bytes)?;
@@ -155,7 +159,11 @@ fn read_at(file: &mut File, at: u64, length: u64) -> io::Result<Vec<u8>> {
 }
 
 /// Reads the tables of the root file system, and nothing of the files' data.
-fn entries(file: &mut File, length: u64, payload: u64) -> io::Result<Result<Vec<Entry>, String>> {
+fn entries(
+    file: &mut (impl Read + Seek),
+    length: u64,
+    payload: u64,
+) -> io::Result<Result<Vec<Entry>, String>> {
     let header = read_at(file, payload, size_of::<payload::Header>() as u64)?;
     let Ok((header, _)) = payload::Header::read_from_prefix(&header) else {
         return Ok(Err("the payload is cut off".into()));
@@ -185,25 +193,36 @@ fn entries(file: &mut File, length: u64, payload: u64) -> io::Result<Result<Vec<
         Ok(rootfs) => rootfs,
         Err(error) => return Ok(Err(error.to_string())),
     };
-    let mut entries = Vec::new();
+    let mut walk = Walk { rootfs, visited: HashSet::from([0]), entries: Vec::new() };
     if let Some(root) = rootfs.inode(0) {
-        walk(&rootfs, root, "/", 0, &mut entries);
+        walk.directory(root, "/", 0);
     }
-    Ok(Ok(entries))
+    Ok(Ok(walk.entries))
 }
 
-fn walk(rootfs: &RootFs<'_>, directory: &rootfs::Inode, path: &str, depth: usize, entries: &mut Vec<Entry>) {
-    for entry in rootfs.entries(directory) {
-        let Some(inode) = rootfs.inode(entry.inode.get()) else { continue };
-        let child = format!("{path}{}", String::from_utf8_lossy(rootfs.name(entry)));
-        let kind = inode.mode.get() & MODE_TYPE;
-        let target = (kind == MODE_SYMLINK)
-            .then(|| String::from_utf8_lossy(rootfs.data(inode).unwrap_or_default()).into_owned());
-        let is_directory = kind == MODE_DIRECTORY;
-        let size = if is_directory { 0 } else { inode.size.get() };
-        entries.push(Entry { path: child.clone(), mode: inode.mode.get(), size, target });
-        if is_directory && depth < DEPTH_LIMIT {
-            walk(rootfs, inode, &format!("{child}/"), depth + 1, entries);
+struct Walk<'a> {
+    rootfs: RootFs<'a>,
+    /// Directories that were seen: a damaged image may have them in circles.
+    visited: HashSet<u32>,
+    entries: Vec<Entry>,
+}
+
+impl Walk<'_> {
+    fn directory(&mut self, directory: &rootfs::Inode, path: &str, depth: usize) {
+        let rootfs = self.rootfs;
+        for entry in rootfs.entries(directory) {
+            let number = entry.inode.get();
+            let Some(inode) = rootfs.inode(number) else { continue };
+            let child = format!("{path}{}", String::from_utf8_lossy(rootfs.name(entry)));
+            let kind = inode.mode.get() & MODE_TYPE;
+            let target = (kind == MODE_SYMLINK)
+                .then(|| String::from_utf8_lossy(rootfs.data(inode).unwrap_or_default()).into_owned());
+            let is_directory = kind == MODE_DIRECTORY;
+            let size = if is_directory { 0 } else { inode.size.get() };
+            self.entries.push(Entry { path: child.clone(), mode: inode.mode.get(), size, target });
+            if is_directory && depth < DEPTH_LIMIT && self.visited.insert(number) {
+                self.directory(inode, &format!("{child}/"), depth + 1);
+            }
         }
     }
 }
@@ -217,4 +236,63 @@ pub fn loaded_end(path: &Path) -> Option<u64> {
     loaded
         .filter_map(|segment| segment.p_paddr(LittleEndian).checked_add(segment.p_memsz(LittleEndian)))
         .max()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use image::{
+        config::Configuration,
+        rootfs::{Entry as Row, Inode},
+        tree::Tree,
+        writer::Layout,
+    };
+    use zerocopy::IntoBytes;
+
+    use super::*;
+
+    fn read(bytes: &[u8]) -> Result<Inspection, Error> {
+        super::read(&mut Cursor::new(bytes), bytes.len() as u64, Path::new("image"))
+    }
+
+    /// An image with directories /a and /b, of a kernel that is one page of nothing.
+    fn image() -> Vec<u8> {
+        let mut tree = Tree::new();
+        tree.ensure_directory(b"/a/deep").expect("made");
+        tree.ensure_directory(b"/b").expect("made");
+        let layout = Layout::new(&tree).expect("laid out");
+        let kernel = crate::boot_elf::Kernel::blank();
+        let mut output = Cursor::new(Vec::new());
+        crate::boot_elf::write(&mut output, &kernel, &Configuration::default(), &layout).expect("written");
+        output.into_inner()
+    }
+
+    #[test]
+    fn directories_in_circles_end() {
+        let mut bytes = image();
+        let paths: Vec<_> = read(&bytes).expect("good").entries.into_iter().map(|entry| entry.path).collect();
+        assert_eq!(paths, ["/a", "/a/deep", "/b"]);
+        // Every entry becomes the root directory.
+        let start = bytes.windows(8).rposition(|part| part == rootfs::MAGIC).expect("a root file system");
+        let rows = start + size_of::<Superblock>() + 4 * size_of::<Inode>();
+        for row in 0..3 {
+            let inode = rows + row * size_of::<Row>() + 8;
+            bytes[inode..inode + 4].copy_from_slice(0u32.as_bytes());
+        }
+        assert_eq!(read(&bytes).expect("readable").entries.len(), 2);
+    }
+
+    #[test]
+    fn damaged_images_are_refused_or_read() {
+        let good = image();
+        for length in (0..good.len()).step_by(97) {
+            let _ = read(&good[..length]);
+        }
+        for place in 0..good.len().min(20_000) {
+            let mut bad = good.clone();
+            bad[place] ^= 0xff;
+            let _ = read(&bad);
+        }
+    }
 }

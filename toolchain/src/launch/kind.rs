@@ -19,7 +19,12 @@ pub enum ImageKind {
 
 /// Looks at a file; `None` if it is no image.
 pub fn detect(path: &Path) -> io::Result<Option<ImageKind>> {
-    let mut file = File::open(path)?;
+    kind_of(&mut File::open(path)?)
+}
+
+/// See [`detect`].
+pub fn kind_of(file: &mut (impl Read + Seek)) -> io::Result<Option<ImageKind>> {
+    file.seek(SeekFrom::Start(0))?;
     let mut sector = Vec::new();
     file.by_ref().take(512).read_to_end(&mut sector)?;
     if sector.starts_with(b"\x7fELF") {

@@ -13,7 +13,7 @@ use crate::inspect;
 pub use accelerator::{Accelerator, Choice, choose};
 pub use command::UEFI_FIRMWARE;
 use image::{command_line::CommandLine, machine};
-pub use kind::{ImageKind, detect};
+pub use kind::{ImageKind, detect, kind_of};
 pub use supervise::{Outcome, run};
 
 /// The emulator.
