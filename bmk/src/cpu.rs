@@ -56,6 +56,8 @@ pub struct Cpu {
     context: Cell<u64>,
     /// A word for the entry code.
     scratch: Cell<u64>,
+    /// The running thread's answers to constant calls; set before user mode is entered.
+    pub constants: Cell<*const trap::constant::Table>,
     /// Not 0: the thread keeps the CPU.
     pub preempt_count: AtomicU32,
     /// Not 0: look at the run queue soon.
@@ -90,6 +92,8 @@ pub const KERNEL_STACK: usize = offset_of!(Cpu, kernel_stack);
 pub const CONTEXT: usize = offset_of!(Cpu, context);
 /// Offset of the scratch word.
 pub const SCRATCH: usize = offset_of!(Cpu, scratch);
+/// Offset of the constant calls.
+pub const CONSTANTS: usize = offset_of!(Cpu, constants);
 /// Offset of the preemption count.
 pub const PREEMPT_COUNT: usize = offset_of!(Cpu, preempt_count);
 /// Offset of the reschedule flag.
@@ -107,6 +111,7 @@ impl Cpu {
             kernel_stack: Cell::new(0),
             context: Cell::new(0),
             scratch: Cell::new(0),
+            constants: Cell::new(null()),
             preempt_count: AtomicU32::new(0),
             reschedule: AtomicU32::new(0),
             number,

@@ -18,7 +18,7 @@ use crate::{
     },
     platform::platform,
     schedule,
-    trap::{extended, user},
+    trap::{constant, extended, user},
 };
 
 /// The implementation.
@@ -193,6 +193,10 @@ impl rumpuser::Hypercalls for Kernel {
 
     fn rumpuser_user_execute(context: &mut UserContext) -> Trap {
         user::execute(context)
+    }
+
+    fn rumpuser_set_constant_call(number: usize, value: Option<u32>) {
+        constant::set(number, value);
     }
 
     fn rumpuser_copyin(source: usize, destination: &mut [u8]) -> usize {

@@ -134,6 +134,21 @@ fn system_calls() {
     let time = rumpuser_clock_monotonic() - start;
     assert_eq!(count, rounds);
     bmk::message!("   {} ns a system call", time / rounds);
+    rumpuser_set_constant_call(39, Some(0x1234_5678));
+    context = at(0);
+    context.registers.r15 = rounds;
+    let (vectors, registers) = (context.vectors.0, context.registers);
+    let start = rumpuser_clock_monotonic();
+    assert_eq!(rumpuser_user_execute(&mut context), Trap::SystemCall);
+    let time = rumpuser_clock_monotonic() - start;
+    assert_eq!((context.registers.rax, context.registers.r15), (1, 0));
+    assert_eq!((vectors, registers.rsp), (context.vectors.0, context.registers.rsp));
+    bmk::message!("   {} ns a constant call", time / rounds);
+    rumpuser_set_constant_call(39, None);
+    context = at(0);
+    context.registers.r15 = 1;
+    assert_eq!(rumpuser_user_execute(&mut context), Trap::SystemCall);
+    assert_eq!(context.registers.rax, 39);
 }
 
 fn faults() {
@@ -387,7 +402,7 @@ fn preemption() {
     for thread in &threads[..2] {
         thread.interrupt();
         rumpuser_halt(Halt::PowerOff(0));
-}
+    }
     while left.load(SeqCst) > 0 {
         rumpuser_park(rumpuser_clock_monotonic() + 1_000_000);
     }

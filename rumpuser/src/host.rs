@@ -394,6 +394,8 @@ impl Hypercalls for Host {
         Ok(word.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).unwrap_or_else(|found| found))
     }
 
+    fn rumpuser_set_constant_call(_number: usize, _value: Option<u32>) {}
+
     fn rumpuser_set_fault_handler(_handler: fn(usize, bool) -> bool) {}
 
     fn rumpuser_extended_state_save(_context: &mut UserContext, _area: &mut [u8]) -> usize {

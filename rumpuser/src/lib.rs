@@ -159,6 +159,9 @@ macro_rules! with_hypercalls {
         // ---- user mode
         /// Runs user code from `context` in the calling thread's address space until it traps.
         fn rumpuser_user_execute(context: &mut $crate::UserContext) -> $crate::Trap;
+        /// Makes system call `number` (0 to 255) of the calling thread return `value` at once, without
+        /// [`rumpuser_user_execute`] returning; `None` ends that. For calls whose answer never changes.
+        fn rumpuser_set_constant_call(number: usize, value: Option<u32>);
         /// Copies from user memory; returns how many bytes at the end were not copied.
         fn rumpuser_copyin(source: usize, destination: &mut [u8]) -> usize;
         /// Copies to user memory; returns how many bytes at the end were not copied.

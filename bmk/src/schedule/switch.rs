@@ -87,6 +87,7 @@ pub fn switch(cpu: &Cpu, previous: &Thread, next: &Thread) {
     // Another process may use the same segment base with another meaning: load it anew.
     cpu.loaded_fs.set(u64::MAX >> 1);
     cpu.loaded_gs.set(u64::MAX >> 1);
+    cpu.constants.set(next.constants.table());
     cpu.current.set(next);
     cpu.scheduler.previous.set(previous);
     next.on_cpu.store(true, Ordering::Relaxed);

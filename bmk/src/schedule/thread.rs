@@ -13,7 +13,7 @@ use super::queue;
 use crate::{
     cpu,
     memory::{space::AddressSpace, stack},
-    trap::extended::Extended,
+    trap::{constant::Constants, extended::Extended},
 };
 
 /// What a thread is doing.
@@ -73,6 +73,8 @@ pub struct Thread {
     pub pmap: UnsafeCell<Option<Arc<dyn Pmap>>>,
     /// The hardware side of `pmap`.
     pub space: Cell<*const AddressSpace>,
+    /// System calls with fixed answers.
+    pub constants: Constants,
     /// Extended processor state.
     pub extended: Extended,
     main: UnsafeCell<Option<Box<dyn FnOnce() + Send>>>,
@@ -116,6 +118,7 @@ impl Thread {
             curlwp: AtomicPtr::new(null_mut()),
             pmap: UnsafeCell::new(None),
             space: Cell::new(null()),
+            constants: Constants::new(),
             extended,
             main: UnsafeCell::new(main),
         }

@@ -1,5 +1,6 @@
 //! Interrupts and exceptions: the IDT, who handles which vector, and what the kernel does with its own traps.
 
+pub mod constant;
 pub mod entry;
 pub mod extended;
 pub mod frame;

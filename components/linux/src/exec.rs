@@ -148,6 +148,7 @@ fn be_alone(task: &Task) -> Result<()> {
         registry::remove_task(task.tid());
         task.set_tid(process.pid());
         registry::add_task(&task.arc());
+        crate::run::fix_answers(task);
     }
     Ok(())
 }

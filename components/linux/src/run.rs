@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering;
 
 use rumpkern::{Errno, Result};
 use rumpuser::{
-    CpuSet, ThreadSpec, Trap, rumpuser_extended_state_load, rumpuser_pmap_activate, rumpuser_thread_create,
+    CpuSet, ThreadSpec, Trap, rumpuser_extended_state_load, rumpuser_pmap_activate, rumpuser_set_constant_call, rumpuser_thread_create,
     rumpuser_thread_current, rumpuser_user_execute,
 };
 
@@ -44,10 +44,18 @@ fn run(task: Arc<Task>, nice: i8, state: &[u8]) {
     // Signals that came before the thread could be interrupted.
     task.interrupt();
     crate::clone::announce(&task);
+    fix_answers(&task);
     serve(&task);
     exit::task_ends(&task);
     rumpuser_pmap_activate(None);
     task.unbind();
+}
+
+/// Calls that the platform answers alone, as the answer is fixed for the task: getpid and gettid. Called by the
+/// task itself, and again when its number has changed.
+pub(crate) fn fix_answers(task: &Task) {
+    rumpuser_set_constant_call(39, u32::try_from(task.process().pid()).ok());
+    rumpuser_set_constant_call(186, u32::try_from(task.tid()).ok());
 }
 
 /// Runs user code until the task must end.
