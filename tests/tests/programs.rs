@@ -47,3 +47,9 @@ fn go_with_goroutines() {
     needs!("go");
     same_as_on_host("goroutines.go", Flavour::Go, &[]);
 }
+
+#[test]
+fn virtual_memory() {
+    same_as_on_host("memory.c", Flavour::Static, &[]);
+    same_as_on_host("memory.c", Flavour::Dynamic, &[]);
+}

@@ -21,6 +21,9 @@ pub trait Mapping: Send + Sync {
 
     /// Makes the next write to `pages` through a shared mapping ask the pager again, which marks them dirty.
     fn write_protect(&self, pages: Range<u64>);
+
+    /// Whether a shared mapping is writable, or may be made so.
+    fn may_write(&self) -> bool;
 }
 
 /// The address spaces that map one object. A pager that can lose pages owns one.
@@ -69,6 +72,11 @@ impl Mappings {
         for mapping in self.live() {
             mapping.revoke(pages.clone(), keep_copies);
         }
+    }
+
+    /// Whether the object may be written through a mapping that exists.
+    pub fn may_write(&self) -> bool {
+        self.live().iter().any(|mapping| mapping.may_write())
     }
 
     /// Makes the next write to `pages` through any shared mapping ask the pager again. For a pager that writes

@@ -29,6 +29,16 @@ impl Mapping for Registration {
             space.write_protect(self.identity, pages);
         }
     }
+
+    fn may_write(&self) -> bool {
+        let Some(space) = self.space.upgrade() else { return false };
+        let contents = space.map.read();
+        contents.map.iter().any(|(start, entry)| {
+            entry.shared()
+                && entry.maximum.contains(Protection::WRITE)
+                && entry.addresses_of(start, self.identity, &(0..u64::MAX)).is_some()
+        })
+    }
 }
 
 impl Space {

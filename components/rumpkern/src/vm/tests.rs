@@ -274,7 +274,9 @@ fn an_object_may_revoke_pages_while_it_is_asked() {
     poke(&space, shared, b'q').unwrap();
     object.mappings.write_protect(0..1);
     assert_eq!(space.pmap().query(shared).map(|(_, protection)| protection), Some(READ));
+    assert!(object.mappings.may_write());
     space.unmap(shared, PAGE_SIZE).unwrap();
+    assert!(!object.mappings.may_write());
     space.unmap(private, PAGE_SIZE).unwrap();
     object.mappings.revoke(0..1, false);
 }

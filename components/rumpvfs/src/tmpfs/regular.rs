@@ -133,10 +133,13 @@ impl Regular {
             return Err(Errno::EINVAL);
         }
         let _writing = self.writing.lock();
-        let mut content = self.content.write();
-        if content.seals & seal::SEAL != 0 {
+        if self.seals() & seal::SEAL != 0 {
             return Err(Errno::EPERM);
         }
+        if seals & seal::WRITE != 0 && self.mappings.may_write() {
+            return Err(Errno::EBUSY);
+        }
+        let mut content = self.content.write();
         content.seals |= seals;
         drop(content);
         if seals & seal::WRITE != 0 {
