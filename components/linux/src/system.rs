@@ -210,6 +210,11 @@ pub fn ptrace(_task: &Task) -> Result<usize> {
     Err(Errno::EPERM)
 }
 
+/// Calls that programs try and do without, so that their absence is no news: rseq(2).
+pub fn refused(_task: &Task) -> Result<usize> {
+    Err(Errno::ENOSYS)
+}
+
 /// seccomp(2): filters are not supported.
 pub fn seccomp(_task: &Task) -> Result<usize> {
     Err(Errno::EINVAL)

@@ -401,7 +401,7 @@ system_calls! {
     331 pkey_free => crate::memory::keys::pkey_free;
     332 statx => crate::files::stat::statx;
     333 io_pgetevents;
-    334 rseq;
+    334 rseq => crate::system::refused;
     335 uretprobe;
     424 pidfd_send_signal => crate::pidfd::pidfd_send_signal;
     425 io_uring_setup;

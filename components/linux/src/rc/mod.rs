@@ -37,7 +37,7 @@ use crate::{
 /// How long programs may take to end when the machine stops.
 const GRACE: u64 = 10_000_000_000;
 /// How long killed programs may take.
-const KILL_GRACE: u64 = 2_000_000_000;
+const KILL_GRACE: u64 = 10_000_000_000;
 /// The status of an image that could not do what it is for.
 const FAILED: u8 = 125;
 
