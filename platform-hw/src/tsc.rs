@@ -1,19 +1,21 @@
 //! How fast the time-stamp counter runs: told by the hypervisor or the CPU, else measured against a clock.
 
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use rumpuser::device::Registers;
 
 use crate::{kvm_clock, local_apic, machine, port, register::Register};
 
-/// How long a measurement takes, in microseconds. With the spread of a reading (a fraction of a microsecond),
-/// the error stays below 100 parts in a million; the PIT counts less finely than the other clocks.
-const WINDOW: u64 = 3_000;
-const PIT_WINDOW: u64 = 9_000;
-/// Readings of the clock at each end of a measurement, at most; the one that took least counts, and one that took
-/// less than [`SHARP`] ticks is good enough.
-const READINGS: usize = 32;
-const SHARP: u64 = 1_500;
+/// How long a measurement takes, in microseconds. Its many readings are fitted to a line, so that neither the spread
+/// of one (a fraction of a microsecond) nor the clock's grain counts: the error stays below 100 parts in a million.
+const WINDOW: u64 = 1_500;
+/// For the PIT, whose grain is 838 ns.
+const PIT_WINDOW: u64 = 3_000;
+/// Readings in a measurement, at most.
+const READINGS: u64 = 256;
+/// How much longer than its window a measurement may take, as a factor.
+const MOST_WINDOWS: u64 = 8;
 const PIT_FREQUENCY: u64 = 1_193_182;
 const PM_TIMER_FREQUENCY: u64 = 3_579_545;
 /// What every hypervisor's local APIC counts with, where nothing tells otherwise.
@@ -24,6 +26,31 @@ static PER_MICROSECOND: AtomicU64 = AtomicU64::new(3000);
 /// TSC ticks in a microsecond; a guess until the frequency is known.
 pub fn per_microsecond() -> u64 {
     PER_MICROSECOND.load(Ordering::Relaxed)
+}
+
+/// A reading of a clock: its count, the TSC just before, and how long the reading took.
+#[derive(Clone, Copy)]
+struct Reading {
+    count: u64,
+    tsc: u64,
+    spread: u64,
+}
+
+impl Reading {
+    fn take(read: impl Fn() -> u64) -> Reading {
+        let before = port::tsc();
+        let count = read();
+        // The clock is looked at soon after the start; what takes long is mostly the way back.
+        Reading { count, tsc: before, spread: port::tsc().wrapping_sub(before) }
+    }
+
+    /// The sharpest of several.
+    fn sharpest(read: impl Fn() -> u64) -> Reading {
+        let first = Reading::take(&read);
+        (0..8)
+            .map(|_| Reading::take(&read))
+            .fold(first, |best, next| if next.spread < best.spread { next } else { best })
+    }
 }
 
 /// A clock to measure against.
@@ -37,49 +64,70 @@ struct Reference<'a> {
 }
 
 impl Reference<'_> {
-    /// The counter and the TSC at the same time, as nearly as can be told.
-    fn sample(&self) -> (u64, u64) {
-        let mut best = (0, 0);
-        let mut spread = u64::MAX;
-        for _ in 0..READINGS {
-            let before = port::tsc();
-            let count = (self.read)();
-            let after = port::tsc();
-            if after.wrapping_sub(before) < spread {
-                spread = after.wrapping_sub(before);
-                best = (count, before.wrapping_add(spread / 2));
-            }
-            if spread < SHARP {
-                break;
-            }
-        }
-        best
-    }
-
     /// Measures the TSC's frequency, and the local APIC timer's if it needs that. `None` if the clock stands still.
     fn measure(&self) -> Option<(u64, u64)> {
-        let wanted = self.frequency * self.window / 1_000_000;
-        let (start, start_tsc) = self.sample();
-        let start_timer = local_apic::counter();
+        let window = self.frequency * self.window / 1_000_000;
+        let timer_start = timer_reading();
+        let first = Reading::take(self.read);
+        let mut readings = Vec::from([Reading { count: 0, tsc: 0, spread: first.spread }]);
         let mut polls = 0;
+        let mut last = 0;
         loop {
-            let elapsed = (self.read)().wrapping_sub(start) & self.mask;
-            if elapsed >= wanted {
-                break;
-            }
+            let reading = Reading::take(self.read);
+            let count = reading.count.wrapping_sub(first.count) & self.mask;
             polls += 1;
-            if polls > 1_000_000 || (polls > 1_000 && elapsed == 0) {
+            if polls > 1_000_000 || (polls > 1_000 && count == 0) {
                 return None;
             }
+            // Evenly over the window, however fast the clock can be read; and just after it has moved on, so that a
+            // coarse grain delays all readings alike.
+            if count != last && count >= readings.len() as u64 * window / READINGS {
+                readings.push(Reading { count, tsc: reading.tsc.wrapping_sub(first.tsc), ..reading });
+            }
+            last = count;
+            // After a long pause of the hypervisor, there may be few readings yet.
+            if count >= window && (readings.len() as u64 >= READINGS / 4 || count >= window * MOST_WINDOWS) {
+                break;
+            }
         }
-        let (end, end_tsc) = self.sample();
-        let timer = u64::from(local_apic::counter().wrapping_sub(start_timer));
-        let elapsed = end.wrapping_sub(start) & self.mask;
-        let scale = |ticks: u64| u128::from(ticks) * u128::from(self.frequency) / u128::from(elapsed.max(1));
-        let tsc = u64::try_from(scale(end_tsc.wrapping_sub(start_tsc))).ok()?;
+        let timer_end = timer_reading();
+        let tsc = (slope(&readings)? * self.frequency as f64) as u64;
         // Slower or faster than any CPU: the clock isn't what it says.
-        (10_000_000..=20_000_000_000).contains(&tsc).then(|| (tsc, u64::try_from(scale(timer)).unwrap_or(0)))
+        let plausible = (10_000_000..=20_000_000_000).contains(&tsc);
+        plausible.then(|| (tsc, timer_frequency(timer_start, timer_end, tsc)))
     }
+}
+
+/// The sharper half of the readings: those that nothing got in the way of (a hypervisor, an interrupt of the host, code
+/// that runs for the first time).
+fn good(readings: &[Reading]) -> impl Iterator<Item = &Reading> + Clone {
+    let mut spreads: Vec<u64> = readings.iter().map(|reading| reading.spread).collect();
+    spreads.sort_unstable();
+    let median = spreads.get(spreads.len() / 2).copied().unwrap_or(0);
+    readings.iter().filter(move |reading| reading.spread <= median)
+}
+
+/// TSC ticks per tick of the clock: the line through the readings, by least squares.
+fn slope(readings: &[Reading]) -> Option<f64> {
+    let points = good(readings).map(|reading| (reading.count as f64, reading.tsc as f64));
+    let number = points.clone().count() as f64;
+    let (sum_x, sum_y) = points.clone().fold((0.0, 0.0), |(x, y), point| (x + point.0, y + point.1));
+    let (mean_x, mean_y) = (sum_x / number, sum_y / number);
+    let (products, squares) = points.fold((0.0, 0.0), |(products, squares), (x, y)| {
+        (products + (x - mean_x) * (y - mean_y), squares + (x - mean_x) * (x - mean_x))
+    });
+    (squares > 0.0 && products > 0.0).then(|| products / squares)
+}
+
+fn timer_reading() -> Reading {
+    Reading::sharpest(|| local_apic::counter().into())
+}
+
+/// The local APIC timer's frequency, from two readings of it.
+fn timer_frequency(start: Reading, end: Reading, tsc: u64) -> u64 {
+    let ticks = u128::from(end.count.wrapping_sub(start.count) & u64::from(u32::MAX));
+    let elapsed = u128::from(end.tsc.wrapping_sub(start.tsc).max(1));
+    u64::try_from(ticks * u128::from(tsc) / elapsed).unwrap_or(VIRTUAL_APIC_FREQUENCY)
 }
 
 /// The frequency in Hz. Also teaches the local APIC's timer its own.
@@ -114,13 +162,11 @@ fn told() -> Option<u64> {
     kvm_clock::tsc_frequency().or_else(by_cpu).or_else(by_hypervisor)
 }
 
-/// Measures the APIC timer against the TSC: a millisecond is enough for a timer that is checked when it fires.
+/// Measures the APIC timer against the TSC, whose frequency is known.
 fn measure_timer(tsc: u64) -> u64 {
-    let (start, start_tsc) = (local_apic::counter(), port::tsc());
+    let start = timer_reading();
     port::delay(tsc / 1000);
-    let elapsed = port::tsc().wrapping_sub(start_tsc).max(1);
-    let ticks = local_apic::counter().wrapping_sub(start);
-    u64::try_from(u128::from(ticks) * u128::from(tsc) / u128::from(elapsed)).unwrap_or(VIRTUAL_APIC_FREQUENCY)
+    timer_frequency(start, timer_reading(), tsc)
 }
 
 fn measured() -> Option<(u64, u64)> {
