@@ -9,6 +9,7 @@ static STOP: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 pub fn set_console_input(handler: fn(bytes: &[u8])) {
     INPUT.store(handler as *mut (), Ordering::Release);
     crate::console::registered();
+    crate::platform::platform().console_listens();
 }
 
 /// Behind `rumpuser_set_stop_handler`.

@@ -46,6 +46,9 @@ pub trait Platform: Sync {
     /// Starts drivers and console input, once threads run. In a thread of its own.
     fn start_devices(&self);
 
+    /// Somebody takes console input from now on: time to tell whoever sends it.
+    fn console_listens(&self) {}
+
     /// Entropy: fills as much as the platform has; returns how many bytes.
     fn entropy(&self, bytes: &mut [u8]) -> usize;
 

@@ -18,6 +18,8 @@ pub const STATUS_PRESENT: u8 = 0xe9;
 /// What the kernel tells the launcher. Every message is one line of [`STATUS_PORT`], as [`Status::line`] gives it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
+    /// `ready`: somebody reads the console's input. What is sent earlier may be lost, or taken by the firmware.
+    Ready,
     /// `exit N`: the image ended in order, with this status.
     Exit(u8),
     /// `panic`: the kernel panicked; the console has the report.
@@ -30,6 +32,7 @@ impl Status {
     /// The line, newline included, as bytes in `buffer`.
     pub fn line(self, buffer: &mut [u8; 16]) -> &[u8] {
         match self {
+            Status::Ready => b"ready\n",
             Status::Panic => b"panic\n",
             Status::Reboot => b"reboot\n",
             Status::Exit(status) => {
@@ -55,6 +58,7 @@ impl Status {
     /// Reads a line, with or without its newline; `None` if it isn't one of ours.
     pub fn parse(line: &str) -> Option<Status> {
         match line.trim_end() {
+            "ready" => Some(Status::Ready),
             "panic" => Some(Status::Panic),
             "reboot" => Some(Status::Reboot),
             other => other.strip_prefix("exit ")?.parse().ok().map(Status::Exit),
@@ -68,7 +72,7 @@ mod tests {
 
     #[test]
     fn lines_read_back() {
-        for status in (0..=255).map(Status::Exit).chain([Status::Panic, Status::Reboot]) {
+        for status in (0..=255).map(Status::Exit).chain([Status::Ready, Status::Panic, Status::Reboot]) {
             let mut buffer = [0; 16];
             let line = core::str::from_utf8(status.line(&mut buffer)).expect("ASCII");
             assert!(line.ends_with('\n'));

@@ -117,6 +117,10 @@ impl Platform for Pc {
         entropy::fill(bytes)
     }
 
+    fn console_listens(&self) {
+        power::report(Status::Ready);
+    }
+
     fn panicked(&self) {
         power::report(Status::Panic);
     }

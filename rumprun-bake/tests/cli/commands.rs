@@ -159,7 +159,9 @@ fn a_hanging_kvm_is_noticed_once() {
 fn input_reaches_the_guest() {
     let bench = Bench::new();
     bench.succeeds(["bake", "hw_direct", "out.elf", "ls"]);
-    let script = format!("{FIND_STATUS}head -c 6\necho exit 0 > $status");
+    let script = format!(
+        "{FIND_STATUS}read -t 0.3 && exit 9\necho ready > $status\nhead -c 6\necho exit 0 >> $status"
+    );
     let mut child = with_qemu(&bench, &script)
         .args(["run", "--accel", "tcg", "out.elf"])
         .stdin(Stdio::piped())

@@ -2,12 +2,18 @@
 
 use std::{
     io::{self, IsTerminal, Read, Write},
+    path::{Path, PathBuf},
     process::ChildStdin,
     thread,
+    time::{Duration, Instant},
 };
 
+use image::machine::Status;
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 
+/// A guest that has said nothing for so long, says nothing at all.
+const READY_LIMIT: Duration = Duration::from_secs(30);
+const READY_POLL: Duration = Duration::from_millis(5);
 /// The end of input, to a terminal line discipline.
 const END_OF_INPUT: u8 = 4;
 
@@ -25,8 +31,22 @@ impl Drop for Terminal {
     }
 }
 
-/// Copies standard input to the guest from now on, byte by byte on a terminal: the guest echoes and edits.
-pub fn forward(mut guest: ChildStdin) -> Terminal {
+/// Waits until the guest says that it reads its console. Input that comes earlier is lost in the UART's start, or
+/// taken for answers to the firmware.
+fn wait_until_ready(status: &Path) {
+    let start = Instant::now();
+    while start.elapsed() < READY_LIMIT {
+        let text = std::fs::read_to_string(status).unwrap_or_default();
+        if text.lines().any(|line| Status::parse(line).is_some()) {
+            return;
+        }
+        thread::sleep(READY_POLL);
+    }
+}
+
+/// Copies standard input to the guest once its `status` file says that it is ready; byte by byte on a terminal,
+/// because the guest echoes and edits.
+pub fn forward(mut guest: ChildStdin, status: PathBuf) -> Terminal {
     let mut terminal = Terminal { saved: None };
     if io::stdin().is_terminal()
         && let Ok(settings) = tcgetattr(io::stdin())
@@ -39,6 +59,7 @@ pub fn forward(mut guest: ChildStdin) -> Terminal {
         }
     }
     thread::spawn(move || {
+        wait_until_ready(&status);
         let mut buffer = [0; 4096];
         let mut last = b'\n';
         loop {

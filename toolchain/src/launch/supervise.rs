@@ -75,7 +75,7 @@ pub fn run(plan: &Plan, report: &dyn Report) -> Result<Outcome, Error> {
             io::ErrorKind::NotFound => Error::NoQemu,
             _ => Error::Host { what: "cannot start QEMU", source },
         })?;
-    let terminal = child.stdin.take().map(console::forward);
+    let terminal = child.stdin.take().map(|stdin| console::forward(stdin, folder.join(command::STATUS)));
     let process = Pid::from_child(&child);
     thread::spawn(move || {
         // Leaves the child to be reaped below, so that its number stays its own until then.
@@ -125,7 +125,7 @@ fn outcome(plan: &Plan, status: ExitStatus) -> Result<Outcome, Error> {
         Some(Status::Exit(status)) => return Ok(Outcome::Exited(status)),
         Some(Status::Panic) => return Ok(Outcome::Panicked),
         Some(Status::Reboot) => return Ok(Outcome::Rebooted),
-        None => {}
+        Some(Status::Ready) | None => {}
     }
     if status.success() {
         return Ok(Outcome::Vanished);

@@ -1,6 +1,7 @@
 //! The console: the terminal on the platform's own line.
 
 use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use rumpuser::{rumpuser_console_set_input, rumpuser_console_write, sync::Mutex};
 
@@ -24,6 +25,8 @@ impl Line for PlatformConsole {
     }
 }
 
+/// Whether the console begins without echo.
+static NO_ECHO: AtomicBool = AtomicBool::new(false);
 static CONSOLE: Mutex<Option<Arc<Tty>>> = Mutex::new(None);
 
 /// The console's terminal. The first call connects it to the platform's console input.
@@ -34,7 +37,12 @@ pub fn console() -> Arc<Tty> {
     }
     let tty = Tty::new(CONSOLE_DEVICE, Arc::new(PlatformConsole), [24, 80, 0, 0]);
     // What the launcher prints goes to a file, or to a terminal that adds carriage returns itself.
-    tty.configure(|termios| termios.output &= !ONLCR);
+    tty.configure(|termios| {
+        termios.output &= !ONLCR;
+        if NO_ECHO.load(Ordering::Relaxed) {
+            termios.local &= !ECHO;
+        }
+    });
     *console = Some(tty.clone());
     drop(console);
     rumpuser_console_set_input(input);
@@ -43,6 +51,8 @@ pub fn console() -> Arc<Tty> {
 
 /// Turns echo off: the input is not typed by anybody who wants to see it.
 pub fn disable_echo() {
+    // Before the input is connected, if it isn't yet: some may be waiting.
+    NO_ECHO.store(true, Ordering::Relaxed);
     console().configure(|termios| termios.local &= !ECHO);
 }
 
