@@ -1,7 +1,7 @@
 //! Typed access to user memory. Addresses come from the program and may be anything: every access goes through
 //! copyin and copyout, which fault instead of crashing, and may sleep (never hold a spin lock).
 
-use alloc::{vec, vec::Vec};
+use alloc::vec::Vec;
 use core::marker::PhantomData;
 
 use rumpkern::{Errno, Result, uio::UserRange};
@@ -94,7 +94,9 @@ impl<T: FromBytes> UserPtr<T> {
     where
         T: IntoBytes + Clone,
     {
-        let mut values = vec![T::new_zeroed(); count];
+        let mut values = Vec::new();
+        values.try_reserve_exact(count).map_err(|_| Errno::ENOMEM)?;
+        values.resize(count, T::new_zeroed());
         read_bytes(self.address, values.as_mut_slice().as_mut_bytes())?;
         Ok(values)
     }
@@ -116,6 +118,14 @@ impl<T: IntoBytes + Immutable> UserPtr<T> {
     pub fn write_array(self, values: &[T]) -> Result<()> {
         write_bytes(self.address, values.as_bytes())
     }
+}
+
+/// A zeroed buffer in the kernel, for data on its way. ENOMEM if there is no room.
+pub fn buffer(length: usize) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(length).map_err(|_| Errno::ENOMEM)?;
+    bytes.resize(length, 0);
+    Ok(bytes)
 }
 
 /// Whether a range is inside the user half (access_ok).
@@ -270,6 +280,8 @@ impl Timeval {
 
 #[cfg(test)]
 mod tests {
+    use alloc::vec;
+
     use super::*;
 
     #[test]

@@ -31,8 +31,8 @@ pub const EPOLLONESHOT: u32 = 1 << 30;
 /// Reports changes, not states.
 pub const EPOLLET: u32 = 1 << 31;
 
-/// How deep epolls may watch epolls.
-const NESTING: usize = 4;
+/// How many epolls a chain of epolls that watch each other may have.
+const NESTING: usize = 5;
 
 /// What is reported whether asked for or not.
 const ALWAYS: u32 = Events::ERR.bits() | Events::HUP.bits();
@@ -103,6 +103,8 @@ type Key = (i32, usize);
 pub struct Epoll {
     ready: Arc<Ready>,
     interests: Mutex<HashMap<Key, Arc<Interest>>>,
+    /// The epolls that watch this one; changed with [`NESTED`] held.
+    watchers: Mutex<Vec<Weak<Epoll>>>,
     myself: Weak<Epoll>,
 }
 
@@ -128,6 +130,7 @@ impl Epoll {
         Arc::new_cyclic(|myself| Epoll {
             ready: Arc::default(),
             interests: Mutex::default(),
+            watchers: Mutex::default(),
             myself: myself.clone(),
         })
     }
@@ -177,6 +180,9 @@ impl Epoll {
             queue.reserve(missing);
             interest
         };
+        if let Some(target) = target {
+            target.watchers.lock().push(self.myself.clone());
+        }
         file.add_watcher(&interest);
         file.file().observe(&interest.observer());
         Self::refresh(&interest, file);
@@ -205,7 +211,18 @@ impl Epoll {
         file.file().unobserve(&interest.observer());
         file.remove_watcher(&interest);
         self.unqueue(&interest);
+        if let Some(target) = file.downcast::<Epoll>() {
+            target.forget_watcher(self);
+        }
         Ok(())
+    }
+
+    fn forget_watcher(&self, watcher: &Epoll) {
+        let _nested = NESTED.lock();
+        let mut watchers = self.watchers.lock();
+        if let Some(index) = watchers.iter().position(|other| core::ptr::eq(other.as_ptr(), watcher)) {
+            watchers.swap_remove(index);
+        }
     }
 
     /// Queues an interest that is new or was changed, if its file is ready.
@@ -233,31 +250,41 @@ impl Epoll {
         }
     }
 
-    /// ELOOP if `target` watches this epoll, at any distance, or the chain would be too long.
+    /// ELOOP if `target` watches this epoll, at any distance, or the chain through both would be too long.
     fn check_nesting(&self, target: &Epoll) -> Result<()> {
-        if target.reaches(self, 0)? {
-            return Err(Errno::ELOOP);
-        }
-        Ok(())
+        let below = target.height_below(self, 1)?;
+        if self.height_above(1)? + below > NESTING { Err(Errno::ELOOP) } else { Ok(()) }
     }
 
-    fn reaches(&self, other: &Epoll, depth: usize) -> Result<bool> {
-        if core::ptr::eq(self, other) {
-            return Ok(true);
-        }
-        if depth >= NESTING {
+    /// How many epolls the longest chain down from this one has. ELOOP if `other` is among them.
+    fn height_below(&self, other: &Epoll, height: usize) -> Result<usize> {
+        if core::ptr::eq(self, other) || height > NESTING {
             return Err(Errno::ELOOP);
         }
         let files: Vec<_> =
             self.interests.lock().values().filter_map(|interest| interest.file.upgrade()).collect();
-        for file in files {
-            if let Some(inner) = file.downcast::<Epoll>()
-                && inner.reaches(other, depth + 1)?
-            {
-                return Ok(true);
-            }
+        let mut most = 1;
+        for inner in files.iter().filter_map(|file| file.downcast::<Epoll>()) {
+            most = most.max(inner.height_below(other, height + 1)? + 1);
         }
-        Ok(false)
+        Ok(most)
+    }
+
+    /// How many epolls the longest chain up from this one has.
+    fn height_above(&self, height: usize) -> Result<usize> {
+        if height > NESTING {
+            return Err(Errno::ELOOP);
+        }
+        let watchers: Vec<_> = {
+            let mut watchers = self.watchers.lock();
+            watchers.retain(|watcher| watcher.strong_count() > 0);
+            watchers.iter().filter_map(Weak::upgrade).collect()
+        };
+        let mut most = 1;
+        for outer in watchers {
+            most = most.max(outer.height_above(height + 1)? + 1);
+        }
+        Ok(most)
     }
 
     /// Takes up to `most` reports.
@@ -467,15 +494,23 @@ mod tests {
     }
 
     #[test]
-    fn a_long_chain_of_epolls_is_refused() {
-        let mut chain = vec![OpenFile::new(Epoll::new(), OpenFlags::READ_WRITE, None)];
-        let mut refused = false;
-        for _ in 0..10 {
-            let next = OpenFile::new(Epoll::new(), OpenFlags::READ_WRITE, None);
-            let added = next.downcast::<Epoll>().unwrap().add(1, chain.last().unwrap(), setting(IN, 0));
-            refused |= added == Err(Errno::ELOOP);
-            chain.push(next);
+    fn a_long_chain_of_epolls_is_refused_whichever_end_it_grows_at() {
+        for grows_down in [false, true] {
+            let mut chain = vec![OpenFile::new(Epoll::new(), OpenFlags::READ_WRITE, None)];
+            let mut refused = 0;
+            for _ in 0..10 {
+                let next = OpenFile::new(Epoll::new(), OpenFlags::READ_WRITE, None);
+                let last = chain.last().unwrap();
+                let (outer, inner) = if grows_down { (last, &next) } else { (&next, last) };
+                match outer.downcast::<Epoll>().unwrap().add(1, inner, setting(IN, 0)) {
+                    Ok(()) => chain.push(next),
+                    Err(error) => {
+                        assert_eq!(error, Errno::ELOOP);
+                        refused += 1;
+                    }
+                }
+            }
+            assert_eq!((chain.len(), refused), (NESTING, 11 - NESTING));
         }
-        assert!(refused);
     }
 }

@@ -1,5 +1,7 @@
 //! ioctl(2): what concerns every open file; the rest is the file's own.
 
+use alloc::format;
+
 use rumpdev::tty::PtyMaster;
 use rumpkern::{Errno, Result};
 use rumpvfs::{file::OpenFlags, vnode::Kind};
@@ -7,7 +9,8 @@ use rumpvfs::{file::OpenFlags, vnode::Kind};
 use crate::{task::Task, user::UserPtr};
 
 use super::{
-    open::install_anonymous,
+    context::Names,
+    open::install,
     open_file::{OpenFile, SignalOwner},
 };
 
@@ -45,13 +48,20 @@ pub fn ioctl(task: &Task, descriptor: i32, request: u32, argument: usize) -> Res
         }
         TIOCGPTPEER => {
             let master = file.downcast::<PtyMaster>().ok_or(Errno::ENOTTY)?;
-            let flags = OpenFlags::from_bits_truncate(argument as u32);
-            return install_anonymous(task, master.peer(flags)?, flags);
+            return open_peer(task, master, OpenFlags::from_bits_truncate(argument as u32));
         }
         _ if is_kind(&file, Kind::Regular) => return regular(&file, request, argument),
         _ => return file.file().ioctl(request, argument),
     }
     Ok(0)
+}
+
+/// Opens the slave of a pseudo-terminal. Its name is looked up for those who ask the descriptor for it.
+fn open_peer(task: &Task, master: &PtyMaster, flags: OpenFlags) -> Result<usize> {
+    let path = format!("/dev/pts/{}", master.number());
+    let location = Names::new(task)?.lookup().resolve(path.as_bytes(), true).ok();
+    let peer = OpenFile::new(master.peer(flags)?, flags, location);
+    install(task, peer, flags.contains(OpenFlags::CLOSE_ON_EXEC))
 }
 
 fn is_kind(file: &OpenFile, kind: Kind) -> bool {

@@ -15,7 +15,7 @@ use rumpvfs::{
     file::{File, OpenFlags},
     mount::Location,
     notify::{self, event},
-    vnode::{Attributes, Vnode},
+    vnode::{Attributes, Kind, Vnode},
 };
 
 use super::epoll::Interest;
@@ -44,6 +44,25 @@ pub struct SignalOwner {
     /// F_SETSIG.
     pub signal: i32,
 }
+
+/// What stat(2) says of files that are nothing but a descriptor (epoll, eventfd).
+const ANONYMOUS: Attributes = Attributes {
+    device: 0xfffc,
+    inode: 1,
+    kind: Kind::Regular,
+    permissions: 0o600,
+    links: 1,
+    uid: 0,
+    gid: 0,
+    rdev: 0,
+    size: 0,
+    blocks: 0,
+    block_size: 4096,
+    accessed: 0,
+    modified: 0,
+    changed: 0,
+    born: 0,
+};
 
 /// See the module.
 pub struct OpenFile {
@@ -137,7 +156,10 @@ impl OpenFile {
     pub fn attributes(&self) -> Result<Attributes> {
         match &self.location {
             Some(location) => location.vnode().attributes(),
-            None => self.file.attributes(),
+            None => match self.file.attributes() {
+                Err(Errno::EBADF) if self.file.vnode().is_none() => Ok(ANONYMOUS),
+                result => result,
+            },
         }
     }
 

@@ -1,6 +1,6 @@
 //! Data between files without a program's memory: sendfile, splice, tee, vmsplice, copy_file_range.
 
-use alloc::{sync::Arc, vec, vec::Vec};
+use alloc::{sync::Arc, vec::Vec};
 
 use rumpkern::{
     Errno, Result,
@@ -15,7 +15,7 @@ use rumpvfs::{
 
 use crate::{
     task::Task,
-    user::{RW_MAX, UserPtr, read_iovecs},
+    user::{RW_MAX, UserPtr, buffer, read_iovecs},
 };
 
 use super::{io::with_sigpipe, open_file::OpenFile};
@@ -76,7 +76,7 @@ fn writable(file: &OpenFile) -> Result<()> {
 
 /// Copies up to `count` bytes; what was read and could not be written is read again by the next call.
 fn copy(from: &mut Position<'_>, to: &mut Position<'_>, count: usize) -> Result<usize> {
-    let mut buffer = vec![0; count.clamp(1, CHUNK)];
+    let mut buffer = buffer(count.clamp(1, CHUNK))?;
     let (read_flags, write_flags) = (from.file.flags(), to.file.flags());
     let mut done = 0;
     while done < count {
@@ -191,7 +191,7 @@ fn drain_pipe(pipe: &Pipe, to: &mut Position<'_>, count: usize, block: bool) -> 
         };
         let (frame, offset) = segment.frame();
         let length = segment.len();
-        let mut bytes = vec![0; length];
+        let mut bytes = buffer(length)?;
         frame.read(offset, &mut bytes);
         let mut written = 0;
         let mut failed = None;
@@ -224,7 +224,7 @@ fn fill_pipe(from: &mut Position<'_>, pipe: &Pipe, count: usize, block: bool) ->
     if !block {
         flags |= OpenFlags::NON_BLOCKING;
     }
-    let mut buffer = vec![0; PAGE_SIZE];
+    let mut buffer = buffer(PAGE_SIZE)?;
     let mut done = 0;
     while done < count {
         let wanted = (count - done).min(PAGE_SIZE);

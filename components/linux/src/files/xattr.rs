@@ -7,7 +7,7 @@ use rumpvfs::{access::Credentials, mount::Location};
 
 use crate::{
     task::Task,
-    user::{read_bytes, read_path, read_string, write_bytes},
+    user::{buffer, read_bytes, read_path, read_string, write_bytes},
 };
 
 use super::{
@@ -63,7 +63,7 @@ fn set(target: &Target, attribute: usize, from: usize, size: usize, flags: u32) 
     if size > SIZE_MAX {
         return Err(Errno::E2BIG);
     }
-    let mut value = alloc::vec![0; size];
+    let mut value = buffer(size)?;
     read_bytes(from, &mut value)?;
     let (create, replace) = (flags & CREATE != 0, flags & REPLACE != 0);
     target.location.set_xattr(&target.credentials, &name, &value, create, replace)?;

@@ -32,6 +32,10 @@ impl UnixSocket {
 
     /// Connects a stream or a sequence of packets to a listener.
     pub(super) fn connect_stream(&self, address: &Address, no_wait: bool, caller: Credentials) -> Result<()> {
+        let listener = names::find(address)?;
+        if listener.style != self.style {
+            return Err(Errno::EPROTOTYPE);
+        }
         {
             let state = self.state.lock();
             if state.listener.is_some() {
@@ -40,10 +44,6 @@ impl UnixSocket {
             if state.connected {
                 return Err(Errno::EISCONN);
             }
-        }
-        let listener = names::find(address)?;
-        if listener.style != self.style {
-            return Err(Errno::EPROTOTYPE);
         }
         let connection = UnixSocket::new(self.style, listener.creator);
         let deadline = Self::deadline(&self.send_timeout, no_wait);

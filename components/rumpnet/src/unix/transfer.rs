@@ -1,6 +1,6 @@
 //! Sending and receiving on Unix sockets.
 
-use alloc::{sync::Arc, vec, vec::Vec};
+use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::Ordering;
 
 use rumpkern::{
@@ -17,7 +17,9 @@ const SEGMENT: usize = 32 << 10;
 
 /// Reads up to `length` bytes of a message's data.
 fn gather(source: &mut Source<'_>, length: usize) -> Result<Vec<u8>> {
-    let mut data = vec![0; length];
+    let mut data = Vec::new();
+    data.try_reserve_exact(length).map_err(|_| Errno::ENOBUFS)?;
+    data.resize(length, 0);
     let mut done = 0;
     while done < length {
         match source.take(&mut data[done..]) {
@@ -334,7 +336,7 @@ impl UnixSocket {
         let length = message.data.len();
         let received = Received {
             length: if flags.contains(MessageFlags::TRUNCATED) { length } else { done },
-            source: Some(message.source.clone()),
+            source: Some(message.source.clone()).filter(|source| !matches!(source, Address::Unnamed)),
             ancillary: Ancillary {
                 credentials: message.credentials,
                 rights: if peek || fault.is_some() { message.rights.peek() } else { message.rights.take() },

@@ -15,7 +15,7 @@ use crate::{
     registry,
     signal::number::SIGPIPE,
     task::Task,
-    user::{Timespec, UserPtr, is_user_range, read_bytes, read_iovecs, write_bytes},
+    user::{Timespec, UserPtr, buffer, is_user_range, read_bytes, read_iovecs, write_bytes},
 };
 
 use super::{address, credentials, message_flags, socket_of};
@@ -94,7 +94,7 @@ fn read_control(task: &Task, address: usize, length: usize) -> Result<Ancillary>
     if length > CONTROL_MAX {
         return Err(Errno::ENOBUFS);
     }
-    let mut bytes = alloc::vec![0; length];
+    let mut bytes = buffer(length)?;
     read_bytes(address, &mut bytes)?;
     let mut rest = &bytes[..];
     while rest.len() >= HEADER {
