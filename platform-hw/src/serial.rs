@@ -1,7 +1,7 @@
 //! The serial console: a 16550 at COM1. Output polls, input comes by interrupt.
 
 use alloc::boxed::Box;
-use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering};
 
 use crate::{interrupts, port};
 
@@ -25,6 +25,10 @@ static STATE: AtomicU8 = AtomicU8::new(UNKNOWN);
 const UNKNOWN: u8 = 255;
 const ABSENT: u8 = 0;
 
+/// A byte that came before the UART was set up.
+static EARLY: AtomicU16 = AtomicU16::new(NOTHING);
+const NOTHING: u16 = 0x100;
+
 /// Keeps messages of several CPUs apart. A panic doesn't wait for it long.
 static BUSY: AtomicBool = AtomicBool::new(false);
 
@@ -42,6 +46,10 @@ fn initialise() -> u8 {
         port::write8(BASE + DATA, 1);
         port::write8(BASE + INTERRUPT_ENABLE, 0);
         port::write8(BASE + LINE_CONTROL, 0x03); // 8 bits, no parity, 1 stop bit
+        // Turning the FIFO on forgets what came before: the launcher may have said that there is no input.
+        if port::read8(BASE + LINE_STATUS) & DATA_READY != 0 {
+            EARLY.store(u16::from(port::read8(BASE + DATA)), Ordering::Relaxed);
+        }
         port::write8(BASE + FIFO_CONTROL, 0xc7); // enabled, cleared, interrupt at 14 bytes
         port::write8(BASE + MODEM_CONTROL, 0x0b); // DTR, RTS, and OUT2, which lets interrupts through
         if port::read8(BASE + INTERRUPT_IDENTIFICATION) & 0xc0 == 0xc0 { 16 } else { 1 }
@@ -120,6 +128,9 @@ fn receive() {
 pub fn start_input() {
     if room() == ABSENT {
         return;
+    }
+    if let Ok(byte) = u8::try_from(EARLY.swap(NOTHING, Ordering::Relaxed)) {
+        bmk::console::input(&[byte]);
     }
     if interrupts::establish_isa(ISA_INTERRUPT, Box::new(receive)) {
         port::write8(BASE + INTERRUPT_ENABLE, 1);
