@@ -22,15 +22,18 @@ use crate::{
 /// The most CPUs there can be.
 pub const MAXIMUM: usize = 64;
 
-/// Kernel code and data, user data and code: the order that `syscall` and `sysret` want.
-pub const KERNEL_CODE: u16 = 0x08;
+/// Kernel code. The selectors are those of Linux, as programs look at them; `syscall` and `sysret` want the order.
+pub const KERNEL_CODE: u16 = 0x10;
 /// Kernel data selector.
-pub const KERNEL_DATA: u16 = 0x10;
+pub const KERNEL_DATA: u16 = 0x18;
+/// What `sysret` counts from. Linux has 32-bit user code there; here it is a null descriptor.
+pub const USER_BASE: u16 = 0x23;
 /// User data selector.
-pub const USER_DATA: u16 = 0x1b;
+pub const USER_DATA: u16 = 0x2b;
 /// User code selector.
-pub const USER_CODE: u16 = 0x23;
-const TASK: u16 = 0x28;
+pub const USER_CODE: u16 = 0x33;
+const TASK: u16 = 0x38;
+const DESCRIPTORS: usize = 9;
 
 /// The task state segment (SDM volume 3, section 8.7): only its stacks matter.
 #[repr(C, packed(4))]
@@ -80,7 +83,7 @@ pub struct Cpu {
     pub shootdown: shootdown::Slot,
     /// The scheduler's part.
     pub scheduler: schedule::CpuScheduler,
-    gdt: UnsafeCell<[u64; 7]>,
+    gdt: UnsafeCell<[u64; DESCRIPTORS]>,
     task: UnsafeCell<TaskState>,
 }
 
@@ -125,8 +128,10 @@ impl Cpu {
             scheduler: schedule::CpuScheduler::new(),
             gdt: UnsafeCell::new([
                 0,
+                0,
                 0x00af_9b00_0000_ffff,
                 0x00cf_9300_0000_ffff,
+                0,
                 0x00cf_f300_0000_ffff,
                 0x00af_fb00_0000_ffff,
                 0,
@@ -261,12 +266,13 @@ pub fn initialise_tables(cpu: &'static Cpu) -> Result<(), OutOfMemory> {
         }
         let gdt = cpu.gdt.get();
         let base = task as u64;
-        (*gdt)[5] = (size_of::<TaskState>() as u64 - 1)
+        (*gdt)[7] = (size_of::<TaskState>() as u64 - 1)
             | (base & 0xff_ffff) << 16
             | 0x89 << 40
             | (base >> 24 & 0xff) << 56;
-        (*gdt)[6] = base >> 32;
-        let pointer = DescriptorTable { limit: (size_of::<[u64; 7]>() - 1) as u16, base: gdt as u64 };
+        (*gdt)[8] = base >> 32;
+        let pointer =
+            DescriptorTable { limit: (size_of::<[u64; DESCRIPTORS]>() - 1) as u16, base: gdt as u64 };
         asm!(
             "lgdt [{pointer}]",
             "push {code}",

@@ -102,18 +102,18 @@ boot_entry:
     movl %eax, %cr0
     leal (boot_gdt + BASE)(%esi), %eax
     subl $8, %esp
-    movw $23, (%esp)
+    movw $31, (%esp)
     movl %eax, 2(%esp)
     lgdt (%esp)
     leal (5f + BASE)(%esi), %eax
-    pushl $8
+    pushl $0x10
     pushl %eax
     lretl
 
     .code64
 5:  movabsq $6f, %rax
     jmp *%rax
-6:  movl $16, %eax
+6:  movl $0x18, %eax
     movl %eax, %ds
     movl %eax, %es
     movl %eax, %ss
@@ -131,7 +131,7 @@ boot_entry:
     .section .rodata.boot, "a", @progbits
     .balign 8
 boot_gdt:
-    .quad 0, 0x00af9a000000ffff, 0x00cf92000000ffff
+    .quad 0, 0, 0x00af9a000000ffff, 0x00cf92000000ffff
 
     /* Copied to a page below 1 MiB; the words at its end are filled in for each CPU. */
     .global trampoline_start, trampoline_words, trampoline_end

@@ -86,7 +86,7 @@ pub fn load() {
         core::arch::asm!("lidt [{}]", in(reg) &raw const pointer, options(nostack));
         machine::wrmsr(
             machine::MSR_STAR,
-            u64::from(cpu::KERNEL_CODE) << 32 | u64::from(cpu::KERNEL_DATA | 3) << 48,
+            u64::from(cpu::KERNEL_CODE) << 32 | u64::from(cpu::USER_BASE) << 48,
         );
         machine::wrmsr(machine::MSR_LSTAR, entry::system_call as *const () as u64);
         // All but the reserved bit 1: interrupts off, no single step, forward direction, no alignment checks.
