@@ -80,7 +80,7 @@ fn main(payload: &'static [u8], information: BootInformation) {
     platform_hw::set_drivers(DRIVERS);
     #[cfg(feature = "virtio")]
     platform_hw::set_entropy_refill(virtio::entropy::refill);
-    bmk::platform::platform().start_devices();
+    start_devices();
     #[cfg(feature = "selftest")]
     selftest::main(payload, &information);
     #[cfg(feature = "ext4")]
@@ -91,6 +91,23 @@ fn main(payload: &'static [u8], information: BootInformation) {
             bmk::message!("{error}");
             rumpuser::rumpuser_halt(rumpuser::Halt::PowerOff(NOT_STARTED))
         }
+    }
+}
+
+/// Looks for devices while the image starts; who needs a disk waits for it.
+fn start_devices() {
+    rumpdev::block::search_begins();
+    let search = || {
+        bmk::platform::platform().start_devices();
+        rumpdev::block::search_ends();
+    };
+    let spec = rumpuser::ThreadSpec {
+        name: "devices".into(),
+        affinity: rumpuser::CpuSet::MAX,
+        main: alloc::boxed::Box::new(search),
+    };
+    if rumpuser::rumpuser_thread_create(spec).is_err() {
+        search();
     }
 }
 

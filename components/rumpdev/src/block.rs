@@ -1,8 +1,9 @@
 //! Block devices: what a disk offers, and the registry of the disks there are (`vda`, `vdb`, ...).
 
 use alloc::{format, string::String, sync::Arc, vec::Vec};
+use core::sync::atomic::{AtomicBool, Ordering};
 
-use rumpkern::Result;
+use rumpkern::{Result, wait::WaitQueue};
 use rumpuser::{Frame, sync::SpinLock};
 
 /// Bytes in a sector, the unit of positions and sizes, whatever the device's own block size is.
@@ -62,16 +63,39 @@ pub fn register(device: Arc<dyn BlockDevice>) -> String {
     let mut devices = DEVICES.lock();
     let name = name(devices.len());
     devices.push((name.clone(), device));
+    drop(devices);
+    CHANGED.wake_all();
     name
 }
 
-/// The disk of that name.
-pub fn find(name: &str) -> Option<Arc<dyn BlockDevice>> {
-    DEVICES.lock().iter().find(|entry| entry.0 == name).map(|entry| entry.1.clone())
+/// Whether devices are still being looked for: the machine starts programs meanwhile.
+static SEARCHING: AtomicBool = AtomicBool::new(false);
+static CHANGED: WaitQueue = WaitQueue::new();
+
+/// Says that disks are being looked for, until [`search_ends`].
+pub fn search_begins() {
+    SEARCHING.store(true, Ordering::SeqCst);
 }
 
-/// Every disk with its name, in the order of their registration.
+/// Says that every disk there is has registered.
+pub fn search_ends() {
+    SEARCHING.store(false, Ordering::SeqCst);
+    CHANGED.wake_all();
+}
+
+/// The disk of that name. Waits while it may still be found.
+pub fn find(name: &str) -> Option<Arc<dyn BlockDevice>> {
+    CHANGED.wait_uninterruptible(|| {
+        // In this order: the search may end, and leave the disk, in between.
+        let searching = SEARCHING.load(Ordering::SeqCst);
+        let found = DEVICES.lock().iter().find(|entry| entry.0 == name).map(|entry| entry.1.clone());
+        (found.is_some() || !searching).then_some(found)
+    })
+}
+
+/// Every disk with its name, in the order of their registration. Waits until all have been found.
 pub fn all() -> Vec<(String, Arc<dyn BlockDevice>)> {
+    CHANGED.wait_uninterruptible(|| (!SEARCHING.load(Ordering::SeqCst)).then_some(()));
     DEVICES.lock().clone()
 }
 
@@ -81,6 +105,9 @@ mod tests {
 
     #[test]
     fn names_go_on_after_z() {
-        assert_eq!(["vda", "vdz", "vdaa", "vdaz", "vdba"], [0, 25, 26, 51, 52].map(name).each_ref().map(|name| &name[..]));
+        assert_eq!(
+            ["vda", "vdz", "vdaa", "vdaz", "vdba"],
+            [0, 25, 26, 51, 52].map(name).each_ref().map(|name| &name[..])
+        );
     }
 }
