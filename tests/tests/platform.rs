@@ -216,7 +216,7 @@ fn console_input_and_power_button() {
             writeln!(control, "{{\"execute\":\"{command}\"}}").expect("QEMU reads");
         }
         let (console, status) = boot.end();
-        assert!(console.contains("stop") && status == "exit 77\n", "{machine}: {status}\n{console}");
+        assert!(console.contains("stop") && status == "ready\nexit 77\n", "{machine}: {status}\n{console}");
     }
 }
 
