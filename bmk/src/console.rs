@@ -56,12 +56,20 @@ const INPUT: usize = 4096;
 
 static PENDING: IrqLock<VecDeque<u8>> = IrqLock::new(VecDeque::new());
 static STOP: AtomicBool = AtomicBool::new(false);
-static THREAD: IrqLock<Option<Arc<Thread>>> = IrqLock::new(None);
+/// The threads that hand on input, and the request to stop: whoever takes input may make it wait.
+static INPUT_THREAD: IrqLock<Option<Arc<Thread>>> = IrqLock::new(None);
+static STOP_THREAD: IrqLock<Option<Arc<Thread>>> = IrqLock::new(None);
 
-fn wake() {
-    if let Some(thread) = &*THREAD.lock() {
+fn wake(thread: &IrqLock<Option<Arc<Thread>>>) {
+    if let Some(thread) = &*thread.lock() {
         thread.unpark();
     }
+}
+
+/// How many bytes of input are kept if they come now. A driver leaves others where they are, until
+/// [`crate::platform::Platform::console_room`].
+pub fn room() -> usize {
+    INPUT.saturating_sub(PENDING.lock().len())
 }
 
 /// Takes console input from a driver, in any context.
@@ -70,36 +78,48 @@ pub fn input(bytes: &[u8]) {
     let room = INPUT.saturating_sub(pending.len());
     pending.extend(&bytes[..bytes.len().min(room)]);
     drop(pending);
-    wake();
+    wake(&INPUT_THREAD);
 }
 
 /// Asks for an orderly stop (the power button), in any context.
 pub fn request_stop() {
     STOP.store(true, Ordering::SeqCst);
-    wake();
+    wake(&STOP_THREAD);
 }
 
 /// Looks again for what waits, as a handler has been registered.
 pub(crate) fn registered() {
-    wake();
+    wake(&INPUT_THREAD);
+    wake(&STOP_THREAD);
 }
 
-/// Starts the thread that calls the handlers.
+/// Starts the threads that call the handlers.
 pub(crate) fn start() -> Result<(), OutOfMemory> {
     PENDING.lock().try_reserve(INPUT).map_err(|_| OutOfMemory)?;
-    let spec = ThreadSpec { name: "console".into(), affinity: u64::MAX, main: Box::new(serve) };
-    *THREAD.lock() = Some(schedule::spawn(spec)?);
+    let spawn = |name: &str, main: fn()| {
+        schedule::spawn(ThreadSpec { name: name.into(), affinity: u64::MAX, main: Box::new(main) })
+    };
+    *INPUT_THREAD.lock() = Some(spawn("console", serve_input)?);
+    *STOP_THREAD.lock() = Some(spawn("stop", serve_stop)?);
     Ok(())
 }
 
-fn serve() {
+fn serve_input() {
     loop {
-        if hooks::listens() {
+        while hooks::listens() {
             let bytes: Vec<u8> = PENDING.lock().drain(..).collect();
-            if !bytes.is_empty() {
-                hooks::console_input(&bytes);
+            if bytes.is_empty() {
+                break;
             }
+            platform().console_room();
+            hooks::console_input(&bytes);
         }
+        schedule::park(NEVER);
+    }
+}
+
+fn serve_stop() {
+    loop {
         if STOP.load(Ordering::SeqCst) && hooks::stop() {
             STOP.store(false, Ordering::SeqCst);
         }

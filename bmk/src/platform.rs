@@ -49,6 +49,9 @@ pub trait Platform: Sync {
     /// Somebody takes console input from now on: time to tell whoever sends it.
     fn console_listens(&self) {}
 
+    /// There is room for console input again (see [`crate::console::room`]).
+    fn console_room(&self) {}
+
     /// Entropy: fills as much as the platform has; returns how many bytes.
     fn entropy(&self, bytes: &mut [u8]) -> usize;
 

@@ -121,6 +121,10 @@ impl Platform for Pc {
         power::report(Status::Ready);
     }
 
+    fn console_room(&self) {
+        serial::resume_input();
+    }
+
     fn panicked(&self) {
         power::report(Status::Panic);
     }

@@ -29,6 +29,9 @@ const ABSENT: u8 = 0;
 static EARLY: AtomicU16 = AtomicU16::new(NOTHING);
 const NOTHING: u16 = 0x100;
 
+/// Input waits in the UART, its interrupt is off.
+static THROTTLED: AtomicBool = AtomicBool::new(false);
+
 /// Keeps messages of several CPUs apart. A panic doesn't wait for it long.
 static BUSY: AtomicBool = AtomicBool::new(false);
 
@@ -113,14 +116,31 @@ fn receive() {
     // Reading the identification acknowledges what isn't received data.
     port::read8(BASE + INTERRUPT_IDENTIFICATION);
     let mut bytes = [0; 256];
+    let room = bmk::console::room().min(bytes.len());
     let mut count = 0;
-    // Bounded: a stuck status must not keep the CPU here.
-    while count < bytes.len() && port::read8(BASE + LINE_STATUS) & DATA_READY != 0 {
+    while port::read8(BASE + LINE_STATUS) & DATA_READY != 0 {
+        if count == room {
+            // The rest stays in the UART, and then with the sender. The line must fall, or it would not rise again.
+            THROTTLED.store(true, Ordering::SeqCst);
+            port::write8(BASE + INTERRUPT_ENABLE, 0);
+            break;
+        }
         bytes[count] = port::read8(BASE + DATA);
         count += 1;
     }
     if count > 0 {
         bmk::console::input(&bytes[..count]);
+    }
+    // Room that came meanwhile was announced too early.
+    if bmk::console::room() > 0 {
+        resume_input();
+    }
+}
+
+/// Takes input again, if it was left in the UART.
+pub fn resume_input() {
+    if THROTTLED.swap(false, Ordering::SeqCst) {
+        port::write8(BASE + INTERRUPT_ENABLE, 1);
     }
 }
 

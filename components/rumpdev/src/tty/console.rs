@@ -3,7 +3,8 @@
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use rumpuser::{rumpuser_console_set_input, rumpuser_console_write, sync::Mutex};
+use rumpkern::wait::WaitQueue;
+use rumpuser::{rumpuser_clock_monotonic, rumpuser_console_set_input, rumpuser_console_write, sync::Mutex};
 
 use super::{
     Line, Tty,
@@ -12,6 +13,12 @@ use super::{
 
 /// /dev/console, major 5, minor 1.
 pub const CONSOLE_DEVICE: u64 = 5 << 8 | 1;
+
+/// How often a full terminal is looked at, in nanoseconds.
+const LOOK_AGAIN: u64 = 50_000_000;
+
+/// Waits for room for input.
+static ROOM: WaitQueue = WaitQueue::new();
 
 struct PlatformConsole;
 
@@ -22,6 +29,10 @@ impl Line for PlatformConsole {
 
     fn transmit(&self, bytes: &[u8]) {
         rumpuser_console_write(bytes);
+    }
+
+    fn input_taken(&self) {
+        ROOM.wake_all();
     }
 }
 
@@ -56,6 +67,19 @@ pub fn disable_echo() {
     console().configure(|termios| termios.local &= !ECHO);
 }
 
-fn input(bytes: &[u8]) {
-    console().receive(bytes);
+/// Hands input on as there is room for it; the platform holds the rest back.
+fn input(mut bytes: &[u8]) {
+    let tty = console();
+    while !bytes.is_empty() {
+        let room = tty.input_room();
+        if room == 0 {
+            // Room comes by reading, which wakes, and by flushing and changing modes, which doesn't.
+            let deadline = rumpuser_clock_monotonic().saturating_add(LOOK_AGAIN);
+            let _ = ROOM.wait(deadline, || (tty.input_room() > 0).then_some(()));
+            continue;
+        }
+        let (now, later) = bytes.split_at(room.min(bytes.len()));
+        tty.receive(now);
+        bytes = later;
+    }
 }
