@@ -43,7 +43,7 @@ pub trait Platform: Sync {
     /// has passed); `u64::MAX` disarms it.
     fn set_timer(&self, tsc: u64);
 
-    /// Starts drivers and console input, once threads run. In a thread of its own.
+    /// Starts drivers, once threads run. In a thread of its own.
     fn start_devices(&self);
 
     /// Somebody takes console input from now on: time to tell whoever sends it.

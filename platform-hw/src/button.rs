@@ -1,6 +1,7 @@
 //! The power button: a fixed event of the PM1 registers, or an event of a hardware-reduced machine's event device.
 
 use alloc::boxed::Box;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::{interrupts, io_apic::Signal, machine, port, register::Register};
 
@@ -9,8 +10,12 @@ const BUTTON: u16 = 1 << 8;
 const EVENT_BUTTON: u32 = 2;
 const ACPI_MODE: u16 = 1;
 
-/// Listens to the button.
+/// Listens to the button; the first call counts.
 pub fn start() {
+    static STARTED: AtomicBool = AtomicBool::new(false);
+    if STARTED.swap(true, Ordering::AcqRel) {
+        return;
+    }
     let Some(machine) = machine::get() else { return };
     if let Some(device) = machine.event_device {
         let selector = Register::Memory(crate::map_address(device.selector, 4));

@@ -108,7 +108,6 @@ impl Platform for Pc {
     }
 
     fn start_devices(&self) {
-        serial::start_input();
         button::start();
         bus::start();
     }
@@ -118,6 +117,9 @@ impl Platform for Pc {
     }
 
     fn console_listens(&self) {
+        // Before anyone hears of it: turning them on drops what has come until then.
+        serial::start_input();
+        button::start();
         power::report(Status::Ready);
     }
 

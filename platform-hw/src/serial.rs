@@ -144,9 +144,10 @@ pub fn resume_input() {
     }
 }
 
-/// Turns on input.
+/// Turns on input, once there is someone to read it.
 pub fn start_input() {
-    if room() == ABSENT {
+    static STARTED: AtomicBool = AtomicBool::new(false);
+    if room() == ABSENT || STARTED.swap(true, Ordering::AcqRel) {
         return;
     }
     if let Ok(byte) = u8::try_from(EARLY.swap(NOTHING, Ordering::Relaxed)) {
