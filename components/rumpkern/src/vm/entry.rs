@@ -113,6 +113,12 @@ impl Entry {
             && !self.flags.intersects(EntryFlags::SHARED | EntryFlags::GROWS_DOWN)
     }
 
+    /// What the page table is told for a page that may be written. What may be written or executed may be read
+    /// too, on this architecture.
+    pub(super) fn access(&self) -> Protection {
+        if self.protection.is_empty() { self.protection } else { self.protection | Protection::READ }
+    }
+
     /// The page of the object at `address`, for an entry that starts at `start`.
     pub(super) fn page_index(&self, start: usize, address: usize) -> Option<(&Arc<dyn Pager>, u64)> {
         match &self.backing {

@@ -308,7 +308,7 @@ impl Fault<'_> {
     }
 
     fn read_only(&self) -> Protection {
-        self.entry.protection - Protection::WRITE
+        self.entry.access() - Protection::WRITE
     }
 
     /// The 2 MiB around the page, as far as the entry reaches.
@@ -348,7 +348,7 @@ impl Fault<'_> {
             && let Ok(frame) = rumpuser_frames_alloc(FRAMES_PER_LARGE_PAGE.trailing_zeros())
         {
             self.entry.cursor.store((start + LARGE_PAGE_SIZE) | RUN_ORDER as usize, Ordering::Relaxed);
-            return Ok(pmap.enter_large(start, frame, self.entry.protection)?);
+            return Ok(pmap.enter_large(start, frame, self.entry.access())?);
         }
         self.zeroed_run(order)
     }
@@ -391,9 +391,9 @@ impl Fault<'_> {
         };
         self.entry.cursor.store((self.page + count * PAGE_SIZE) | pace as usize, Ordering::Relaxed);
         if count == 1 {
-            return Ok(pmap.enter(self.page, frames[0], self.entry.protection)?);
+            return Ok(pmap.enter(self.page, frames[0], self.entry.access())?);
         }
-        Ok(pmap.enter_absent(self.page, &frames[..count], self.entry.protection)?)
+        Ok(pmap.enter_absent(self.page, &frames[..count], self.entry.access())?)
     }
 
     /// The page is mapped, but not for this access. The stripe is held.
@@ -401,7 +401,7 @@ impl Fault<'_> {
         let pmap = &self.space.pmap;
         let page = self.page..self.page + PAGE_SIZE;
         if !self.write {
-            let wanted = self.read_only() | (present & self.entry.protection);
+            let wanted = self.read_only() | (present & self.entry.access());
             if present != wanted {
                 pmap.protect(page, wanted);
             }
@@ -420,7 +420,7 @@ impl Fault<'_> {
             copy_frame(frame, copy);
         }
         self.entry.copied.store(true, Ordering::Relaxed);
-        Ok(pmap.enter(self.page, copy, self.entry.protection)?)
+        Ok(pmap.enter(self.page, copy, self.entry.access())?)
     }
 
     /// Makes the page writable, and those behind it that are likewise nobody else's.
@@ -435,7 +435,7 @@ impl Fault<'_> {
                 }
             });
         }
-        pmap.protect(self.page..end, self.entry.protection);
+        pmap.protect(self.page..end, self.entry.access());
     }
 
     /// A read of an object's page: maps what lies around it too, if it is at hand.
@@ -518,7 +518,7 @@ impl Fault<'_> {
         rumpuser_frame_release(original);
         self.entry.copied.store(true, Ordering::Relaxed);
         let _stripe = self.space.stripe(self.page).lock();
-        Ok(pmap.enter_absent(self.page, &[copy], self.entry.protection)?)
+        Ok(pmap.enter_absent(self.page, &[copy], self.entry.access())?)
     }
 
     /// A write to a shared mapping: the object's own page.
@@ -538,13 +538,13 @@ impl Fault<'_> {
         }
         self.entry.cursor.store((self.page + count * PAGE_SIZE) | pace as usize, Ordering::Relaxed);
         let _stripe = self.space.stripe(self.page).lock();
-        let first = pmap.enter(self.page, frames[0], self.entry.protection);
+        let first = pmap.enter(self.page, frames[0], self.entry.access());
         if first.is_err() {
             frames[1..count].iter().copied().for_each(rumpuser_frame_release);
         }
         first?;
         if count > 1 {
-            pmap.enter_absent(self.page + PAGE_SIZE, &frames[1..count], self.entry.protection)?;
+            pmap.enter_absent(self.page + PAGE_SIZE, &frames[1..count], self.entry.access())?;
         }
         Ok(())
     }

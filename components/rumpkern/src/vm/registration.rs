@@ -87,7 +87,7 @@ impl Space {
                 && entry.protection.contains(Protection::WRITE)
                 && let Some(range) = entry.addresses_of(start, identity, &pages)
             {
-                self.pmap.protect(range, entry.protection - Protection::WRITE);
+                self.pmap.protect(range, entry.access() - Protection::WRITE);
             }
         }
     }

@@ -447,7 +447,8 @@ impl Space {
             });
             if changed {
                 // Writes fault once more: only a fault knows whether a page is to be copied or marked dirty.
-                self.pmap.protect(range, protection - Protection::WRITE);
+                let access = if protection.is_empty() { protection } else { protection | Protection::READ };
+                self.pmap.protect(range, access - Protection::WRITE);
             }
         }
         if complete { Ok(()) } else { Err(Errno::ENOMEM) }

@@ -177,6 +177,20 @@ fn protection_is_checked_and_kept_contents_come_back() {
 }
 
 #[test]
+fn what_may_be_written_may_be_read() {
+    let space = space();
+    for only in [Protection::WRITE, Protection::EXECUTE] {
+        let address = space.map(Request::anonymous(PAGE_SIZE, only)).unwrap();
+        assert_eq!(peek(&space, address), Ok(0));
+        assert!(space.pmap().query(address).unwrap().1.contains(READ));
+        space.protect(address, PAGE_SIZE, NONE, false).unwrap();
+        space.protect(address, PAGE_SIZE, only, false).unwrap();
+        assert_eq!(peek(&space, address), Ok(0));
+        assert!(space.pmap().query(address).unwrap().1.contains(READ));
+    }
+}
+
+#[test]
 fn fork_copies_on_write() {
     let parent = space();
     let address = parent.map(Request::anonymous(64 * PAGE_SIZE, WRITE)).unwrap();
