@@ -36,7 +36,7 @@ pub struct Credentials {
 impl Credentials {
     /// The superuser's.
     pub fn root() -> Self {
-        Credentials { uid: 0, gid: 0, groups: Arc::from([]), privileged: true }
+        Credentials { uid: 0, gid: 0, groups: Arc::default(), privileged: true }
     }
 
     /// Whether the caller is in `gid`.

@@ -104,7 +104,12 @@ pub fn credentials(task: &Task) -> access::Credentials {
     access::Credentials {
         uid: credentials.fsuid,
         gid: credentials.fsgid,
-        groups: Arc::from(credentials.groups.as_slice()),
+        // Most tasks have none, and then there is nothing to allocate.
+        groups: if credentials.groups.is_empty() {
+            Arc::default()
+        } else {
+            Arc::from(&credentials.groups[..])
+        },
         privileged: credentials.fsuid == 0 || credentials.capable(CAP_DAC_OVERRIDE),
     }
 }

@@ -9,7 +9,7 @@ use alloc::{
 use rumpkern::{Errno, Result, uio::Sink};
 use rumpuser::memory::PAGE_SIZE;
 use rumpvfs::{
-    generated::{Directory, Entry, Fixed},
+    generated::{Directory, Entry},
     mount::Location,
     vnode::Kind,
 };
@@ -68,31 +68,29 @@ impl Subject {
 /// The directory of a process or a task.
 pub(super) struct ProcessDirectory {
     subject: Subject,
-    fixed: Fixed,
 }
 
 impl ProcessDirectory {
     /// That of a process.
     pub(super) fn new(process: &Arc<Process>) -> Self {
-        let subject = Subject { process: Arc::downgrade(process), task: None };
-        let mut fixed = entries(&subject);
-        fixed.add("task", Entry::directory(Tasks { subject: subject.clone() }));
-        ProcessDirectory { subject, fixed }
+        ProcessDirectory { subject: Subject { process: Arc::downgrade(process), task: None } }
     }
 
     fn of_task(process: &Arc<Process>, task: &Arc<Task>) -> Self {
-        let subject = Subject { process: Arc::downgrade(process), task: Some(Arc::downgrade(task)) };
-        ProcessDirectory { fixed: entries(&subject), subject }
+        let task = Some(Arc::downgrade(task));
+        ProcessDirectory { subject: Subject { process: Arc::downgrade(process), task } }
     }
 }
 
 impl Directory for ProcessDirectory {
     fn lookup(&self, name: &[u8]) -> Option<Entry> {
-        self.fixed.lookup(name)
+        entry(&self.subject, name)
     }
 
     fn names(&self) -> Vec<(u64, Vec<u8>, Kind)> {
-        self.fixed.names()
+        let count = NAMES.len() - usize::from(self.subject.is_task());
+        let numbered = NAMES[..count].iter().zip(0..);
+        numbered.map(|((name, kind), number)| (number, name.as_bytes().to_vec(), *kind)).collect()
     }
 
     fn owner(&self) -> Option<(u32, u32)> {
@@ -125,53 +123,91 @@ impl Directory for Tasks {
     }
 }
 
-fn entries(subject: &Subject) -> Fixed {
-    let comm = {
-        let (reader, writer) = (subject.clone(), subject.clone());
-        Entry::writable(
-            move || {
-                let mut name = reader.task()?.name().into_bytes();
-                name.push(b'\n');
-                Ok(name)
-            },
-            move |name| {
-                let task = writer.task()?;
-                let end = name.iter().position(|&byte| byte == b'\n').unwrap_or(name.len());
-                task.set_name(&name[..end]);
-                Ok(())
-            },
-        )
-    };
-    Fixed::new()
-        .with("auxv", subject.text_for(0o400, auxv))
-        .with("cgroup", Entry::constant("0::/\n"))
-        .with("cmdline", subject.text(cmdline))
-        .with("comm", comm)
-        .with("cwd", subject.jump(|subject| shown(&directory(subject)?), directory))
-        .with("environ", subject.text_for(0o400, environ))
-        .with("exe", subject.jump(|subject| shown(&executable(subject)?), executable))
-        .with("fd", descriptors::directory(subject.clone()))
-        .with("fdinfo", descriptors::information(subject.clone()))
-        .with("io", subject.text_for(0o400, |_| Ok(io())))
-        .with("limits", subject.text(status::limits))
-        .with("loginuid", Entry::constant("4294967295"))
-        .with("maps", subject.text(maps::maps))
-        .with("mem", memory(subject))
-        .with("mountinfo", subject.text(mounts::mountinfo))
-        .with("mounts", subject.text(mounts::mounts))
-        .with("net", network::directory())
-        .with("oom_adj", Entry::writable(|| Ok(b"0\n".to_vec()), |text| setting(text, -17, 15)))
-        .with("oom_score", Entry::constant("0\n"))
-        .with("oom_score_adj", Entry::writable(|| Ok(b"0\n".to_vec()), |text| setting(text, -1000, 1000)))
-        .with("personality", Entry::constant("00000000\n"))
-        .with("root", subject.jump(|subject| shown(&root(subject)?), root))
-        .with("sessionid", Entry::constant("4294967295"))
-        .with("smaps", subject.text(maps::smaps))
-        .with("smaps_rollup", subject.text(maps::rollup))
-        .with("stat", subject.text(status::stat))
-        .with("statm", subject.text(status::statm))
-        .with("status", subject.text(status::status))
-        .with("wchan", Entry::constant("0"))
+/// The names in a directory of a process, in order; those behind `task` are not in a task's.
+const NAMES: [(&str, Kind); 30] = [
+    ("auxv", Kind::Regular),
+    ("cgroup", Kind::Regular),
+    ("cmdline", Kind::Regular),
+    ("comm", Kind::Regular),
+    ("cwd", Kind::Symlink),
+    ("environ", Kind::Regular),
+    ("exe", Kind::Symlink),
+    ("fd", Kind::Directory),
+    ("fdinfo", Kind::Directory),
+    ("io", Kind::Regular),
+    ("limits", Kind::Regular),
+    ("loginuid", Kind::Regular),
+    ("maps", Kind::Regular),
+    ("mem", Kind::Regular),
+    ("mountinfo", Kind::Regular),
+    ("mounts", Kind::Regular),
+    ("net", Kind::Directory),
+    ("oom_adj", Kind::Regular),
+    ("oom_score", Kind::Regular),
+    ("oom_score_adj", Kind::Regular),
+    ("personality", Kind::Regular),
+    ("root", Kind::Symlink),
+    ("sessionid", Kind::Regular),
+    ("smaps", Kind::Regular),
+    ("smaps_rollup", Kind::Regular),
+    ("stat", Kind::Regular),
+    ("statm", Kind::Regular),
+    ("status", Kind::Regular),
+    ("wchan", Kind::Regular),
+    ("task", Kind::Directory),
+];
+
+fn comm(subject: &Subject) -> Entry {
+    let (reader, writer) = (subject.clone(), subject.clone());
+    Entry::writable(
+        move || {
+            let mut name = reader.task()?.name().into_bytes();
+            name.push(b'\n');
+            Ok(name)
+        },
+        move |name| {
+            let task = writer.task()?;
+            let end = name.iter().position(|&byte| byte == b'\n').unwrap_or(name.len());
+            task.set_name(&name[..end]);
+            Ok(())
+        },
+    )
+}
+
+/// What a name stands for. Made one by one: a lookup of `stat` need not make the others.
+fn entry(subject: &Subject, name: &[u8]) -> Option<Entry> {
+    Some(match name {
+        b"auxv" => subject.text_for(0o400, auxv),
+        b"cgroup" => Entry::constant("0::/\n"),
+        b"cmdline" => subject.text(cmdline),
+        b"comm" => comm(subject),
+        b"cwd" => subject.jump(|subject| shown(&directory(subject)?), directory),
+        b"environ" => subject.text_for(0o400, environ),
+        b"exe" => subject.jump(|subject| shown(&executable(subject)?), executable),
+        b"fd" => descriptors::directory(subject.clone()),
+        b"fdinfo" => descriptors::information(subject.clone()),
+        b"io" => subject.text_for(0o400, |_| Ok(io())),
+        b"limits" => subject.text(status::limits),
+        b"loginuid" | b"sessionid" => Entry::constant("4294967295"),
+        b"maps" => subject.text(maps::maps),
+        b"mem" => memory(subject),
+        b"mountinfo" => subject.text(mounts::mountinfo),
+        b"mounts" => subject.text(mounts::mounts),
+        b"net" => network::directory(),
+        b"oom_adj" => Entry::writable(|| Ok(b"0\n".to_vec()), |text| setting(text, -17, 15)),
+        b"oom_score" => Entry::constant("0\n"),
+        b"oom_score_adj" => Entry::writable(|| Ok(b"0\n".to_vec()), |text| setting(text, -1000, 1000)),
+        b"personality" => Entry::constant("00000000\n"),
+        b"root" => subject.jump(|subject| shown(&root(subject)?), root),
+        b"smaps" => subject.text(maps::smaps),
+        b"smaps_rollup" => subject.text(maps::rollup),
+        b"stat" => subject.text(status::stat),
+        b"statm" => subject.text(status::statm),
+        b"status" => subject.text(status::status),
+        b"task" if !subject.is_task() => Entry::directory(Tasks { subject: subject.clone() }),
+        b"wchan" => Entry::constant("0"),
+        _ => return None,
+    })
 }
 
 /// Takes a number in a range that makes no difference here.
