@@ -29,9 +29,8 @@ fn message_address(cpu: u32) -> Option<u32> {
 /// The local APIC of the CPU that the vector with this index goes to.
 fn target(index: usize) -> u32 {
     let running = rumpuser::rumpuser_cpu_count().max(1);
-    let cpus = machine::get().map_or(&[][..], |machine| &machine.cpus);
-    let usable = |cpu: &u32| message_address(*cpu).is_some();
-    cpus.get(index % running).copied().filter(usable).unwrap_or_else(local_apic::identifier)
+    let cpu = bmk::cpu::hardware_of(index % running);
+    if message_address(cpu).is_some() { cpu } else { local_apic::identifier() }
 }
 
 /// See [`PciDevice::establish_interrupts`].
