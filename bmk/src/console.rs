@@ -20,8 +20,25 @@ static WRITE: AtomicBool = AtomicBool::new(false);
 /// How long a writer waits for another before it writes anyway, in looks.
 const PATIENCE: u32 = 10_000_000;
 
-/// Writes to the console, one writer at a time.
+/// What is written in one go, in bytes: a serial line takes a while for it.
+const PIECE: usize = 256;
+
+/// Writes to the console, one writer at a time. Between pieces of a long text, others have their turn, on the CPU
+/// and on the console.
 pub fn write(bytes: &[u8]) {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let limit = rest.len().min(PIECE);
+        // Whole lines, if there are any.
+        let end =
+            rest[..limit].iter().rposition(|byte| *byte == b'\n').map_or(limit, |position| position + 1);
+        let (piece, more) = rest.split_at(end);
+        write_piece(piece);
+        rest = more;
+    }
+}
+
+fn write_piece(bytes: &[u8]) {
     rumpuser::rumpuser_preempt_disable();
     let mut looks = 0;
     while WRITE.swap(true, Ordering::Acquire) && looks < PATIENCE {
