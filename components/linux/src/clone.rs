@@ -266,6 +266,7 @@ fn new_process(task: &Task, arguments: &Arguments, pid: i32) -> Result<Arc<Proce
         exit_signal,
     });
     child.uid.store(process.uid.load(Ordering::Relaxed), Ordering::Relaxed);
+    crate::timers::limit_cpu(&child);
     child.dumpable.store(process.dumpable.load(Ordering::Relaxed), Ordering::Relaxed);
     Ok(child)
 }

@@ -77,7 +77,8 @@ pub fn end_process(process: &Arc<Process>, status: u32) {
 /// A signal ends the process.
 pub fn killed(task: &Task, info: &SignalInfo, core: bool) {
     let process = task.process();
-    if !process.exiting.load(Ordering::Relaxed) && crate::rc::is_supervised(process) {
+    let news = crate::rc::is_supervised(process) && !crate::rc::is_stopping();
+    if news && !process.exiting.load(Ordering::Relaxed) {
         report(task, info);
     }
     end_process(process, status::killed(info.signal, core));

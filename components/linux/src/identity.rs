@@ -142,7 +142,7 @@ pub fn setreuid(task: &Task, real: u32, effective: u32) -> Result<usize> {
     let privileged = old.capable(CAP_SETUID);
     let may_real = real == KEEP || [old.uid, old.euid].contains(&real);
     let may_effective = effective == KEEP || [old.uid, old.euid, old.suid].contains(&effective);
-    if !privileged && !(may_real && may_effective) {
+    if !(privileged || may_real && may_effective) {
         return Err(Errno::EPERM);
     }
     let mut new = Credentials::clone(&old);
@@ -162,7 +162,7 @@ pub fn setregid(task: &Task, real: u32, effective: u32) -> Result<usize> {
     let privileged = old.capable(CAP_SETGID);
     let may_real = real == KEEP || [old.gid, old.egid].contains(&real);
     let may_effective = effective == KEEP || [old.gid, old.egid, old.sgid].contains(&effective);
-    if !privileged && !(may_real && may_effective) {
+    if !(privileged || may_real && may_effective) {
         return Err(Errno::EPERM);
     }
     let mut new = Credentials::clone(&old);

@@ -13,30 +13,34 @@ pub const PID_MAX: i32 = 4 << 20;
 
 static PROCESSES: RwLock<BTreeMap<i32, Arc<Process>>> = RwLock::new(BTreeMap::new());
 static TASKS: RwLock<BTreeMap<i32, Arc<Task>>> = RwLock::new(BTreeMap::new());
-static LAST: Mutex<i32> = Mutex::new(0);
+/// The last identifier that was given, and whether numbers may be in use as those of groups and sessions: they were
+/// given more than once.
+static LAST: Mutex<(i32, bool)> = Mutex::new((0, false));
 
 /// An identifier that no process, task, group or session has. EAGAIN if there is none.
 pub fn allocate() -> Result<i32> {
     let mut last = LAST.lock();
     let mut tries = 0;
     loop {
-        let wraps = *last >= PID_MAX - 1;
-        *last = if wraps { 2 } else { *last + 1 };
-        let candidate = *last;
-        let processes = PROCESSES.read();
-        let taken = processes.contains_key(&candidate)
-            || TASKS.read().contains_key(&candidate)
-            || processes
-                .values()
-                .any(|process| process.group() == candidate || process.session() == candidate);
-        if !taken {
-            return Ok(candidate);
+        let (number, again) = &mut *last;
+        let wraps = *number >= PID_MAX - 1;
+        *number = if wraps { 2 } else { *number + 1 };
+        *again |= wraps;
+        if !*again || !is_taken(*number) {
+            return Ok(*number);
         }
         tries += 1;
         if tries > 1 << 16 {
             return Err(Errno::EAGAIN);
         }
     }
+}
+
+fn is_taken(number: i32) -> bool {
+    let processes = PROCESSES.read();
+    processes.contains_key(&number)
+        || TASKS.read().contains_key(&number)
+        || processes.values().any(|process| process.group() == number || process.session() == number)
 }
 
 /// Adds a process.

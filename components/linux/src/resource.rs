@@ -128,6 +128,9 @@ fn change(task: &Task, process: &Arc<Process>, resource: u32, new: Limit) -> Res
     if let Some(space) = process.space() {
         apply_limits(&space, &process.limits());
     }
+    if resource == Resource::Cpu as u32 {
+        crate::timers::limit_cpu(process);
+    }
     Ok(())
 }
 

@@ -1,17 +1,17 @@
 //! The run loop of a task: user code, its traps, its end.
 #![allow(unsafe_code, reason = "binds a task to the thread that runs it")]
 
-use alloc::{boxed::Box, string::String, sync::Arc, vec::Vec};
+use alloc::{boxed::Box, sync::Arc, vec::Vec};
 use core::sync::atomic::Ordering;
 
 use rumpkern::{Errno, Result};
 use rumpuser::{
-    CpuSet, ThreadSpec, Trap, rumpuser_extended_state_load, rumpuser_pmap_activate, rumpuser_set_constant_call, rumpuser_thread_create,
-    rumpuser_thread_current, rumpuser_user_execute,
+    CpuSet, ThreadSpec, Trap, rumpuser_extended_state_load, rumpuser_pmap_activate,
+    rumpuser_set_constant_call, rumpuser_thread_create, rumpuser_thread_current, rumpuser_user_execute,
 };
 
 use crate::{
-    exit, faults,
+    exit, faults, oom,
     restart::Interrupted,
     signal::{deliver, frame::TrapDetails},
     table,
@@ -21,7 +21,7 @@ use crate::{
 /// Starts a thread for a task. `state` is the extended state it begins with; empty for the initial one.
 pub fn start(task: Arc<Task>, affinity: CpuSet, nice: i8, state: Vec<u8>) -> Result<()> {
     let thread = rumpuser_thread_create(ThreadSpec {
-        name: String::from(task.name()),
+        name: task.name(),
         affinity,
         main: Box::new(move || run(task, nice, &state)),
     })?;
@@ -84,7 +84,9 @@ fn system_call(task: &Task) -> bool {
             [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9];
         (registers.rax, arguments)
     });
-    let value = match table::dispatch(task, number, &arguments) {
+    let result =
+        if oom::admits(number) { table::dispatch(task, number, &arguments) } else { Err(Errno::ENOMEM) };
+    let value = match result {
         Ok(value) => value as u64,
         Err(Errno::EINTR) => {
             return deliver::serve(task, Some(Interrupted { number }), TrapDetails::default());

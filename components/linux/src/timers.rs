@@ -11,6 +11,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{
     clock::{ABSOLUTE, Clock},
+    limits::{INFINITY, Resource},
     process::Process,
     resource,
     signal::{SignalInfo, SignalSet, number::*, send},
@@ -26,7 +27,8 @@ const LIMIT: usize = 1024;
 /// The timers of a process.
 #[derive(Default)]
 pub struct Timers {
-    intervals: Mutex<[Option<Arc<IntervalTimer>>; 3]>,
+    /// Real, virtual, profiling, and the limit on CPU time.
+    intervals: Mutex<[Option<Arc<IntervalTimer>>; 4]>,
     posix: Mutex<BTreeMap<i32, Arc<PosixTimer>>>,
 }
 
@@ -62,6 +64,7 @@ enum Kind {
     Real,
     Virtual,
     Profile,
+    Limit,
 }
 
 struct IntervalTimer {
@@ -102,7 +105,7 @@ impl IntervalTimer {
         match self.kind {
             Kind::Real => rumpuser_clock_monotonic(),
             Kind::Virtual => resource::usage_of(process).user,
-            Kind::Profile => {
+            Kind::Profile | Kind::Limit => {
                 let usage = resource::usage_of(process);
                 usage.user + usage.system
             }
@@ -144,9 +147,32 @@ impl IntervalTimer {
             Kind::Real => SIGALRM,
             Kind::Virtual => SIGVTALRM,
             Kind::Profile => SIGPROF,
+            Kind::Limit if now >= seconds(process.limits().0[Resource::Cpu as usize].hard) => SIGKILL,
+            Kind::Limit => SIGXCPU,
         };
         send::to_process(&process, SignalInfo::kernel(signal));
     }
+}
+
+/// Seconds as nanoseconds; too many are never.
+fn seconds(count: u64) -> u64 {
+    count.saturating_mul(1_000_000_000)
+}
+
+/// Puts RLIMIT_CPU into force: SIGXCPU every second from the soft limit on, SIGKILL at the hard one.
+pub fn limit_cpu(process: &Arc<Process>) {
+    const INDEX: usize = 3;
+    let limit = process.limit(Resource::Cpu);
+    let mut timers = process.timers.intervals.lock();
+    if limit == INFINITY && timers[INDEX].is_none() {
+        return;
+    }
+    let timer = timers[INDEX].get_or_insert_with(|| IntervalTimer::new(Kind::Limit, process)).clone();
+    drop(timers);
+    let mut setting = timer.setting.lock();
+    let expires = if limit == INFINITY { 0 } else { seconds(limit).max(1) };
+    *setting = Setting { expires, interval: seconds(1) };
+    timer.arm(process, &setting);
 }
 
 /// Sets an interval timer; returns what was left of the old setting and its interval.
@@ -192,7 +218,7 @@ pub fn setitimer(task: &Task, which: i32, new: UserPtr<ItimerVal>, old: UserPtr<
 /// getitimer(2).
 pub fn getitimer(task: &Task, which: i32, result: UserPtr<ItimerVal>) -> Result<usize> {
     let timers = task.process().timers.intervals.lock();
-    let slot = timers.get(which as usize).ok_or(Errno::EINVAL)?.clone();
+    let slot = timers[..3].get(which as usize).ok_or(Errno::EINVAL)?.clone();
     drop(timers);
     let setting = slot.map_or_else(Setting::default, |timer| {
         let setting = *timer.setting.lock();

@@ -3,7 +3,7 @@
 //! A look-up takes the lock of its slot alone: threads that use different descriptors share no cache line
 //! that is written. Slots live in blocks of doubling size that never move.
 
-use alloc::{boxed::Box, sync::Arc, vec, vec::Vec};
+use alloc::{boxed::Box, sync::Arc, vec::Vec};
 use core::array;
 
 use once_cell::race::OnceBox;
@@ -116,7 +116,7 @@ impl DescriptorTable {
     pub fn fork(&self) -> Arc<Self> {
         let copy = DescriptorTable::new();
         let numbers = self.numbers.lock();
-        for number in numbers.range(0, LIMIT) {
+        for number in (0..numbers.taken.len() * 64).filter(|&number| numbers.is_taken(number)) {
             let file = self.slot(number).and_then(|slot| slot.lock().clone());
             *copy.slot_or_new(number).lock() = file;
         }
@@ -239,18 +239,28 @@ impl DescriptorTable {
     }
 
     fn remove_if(&self, first: usize, last: usize, which: impl Fn(&Numbers, usize) -> bool) {
-        let mut closed = vec![];
-        {
+        // A chunk at a time: when memory is short, a list of all there are would not fit.
+        const CHUNK: usize = 256;
+        let mut start = first;
+        loop {
+            let mut closed = Vec::new();
+            let end = last.min(start.saturating_add(CHUNK - 1));
             let mut numbers = self.numbers.lock();
-            for number in numbers.range(first, last) {
+            for number in numbers.range(start, end) {
                 if which(&numbers, number) {
                     numbers.clear(number);
                     closed.extend(self.slot(number).and_then(|slot| slot.lock().take()));
                 }
             }
-        }
-        for file in closed {
-            self.closed(&file);
+            let behind = numbers.taken.len() * 64;
+            drop(numbers);
+            for file in closed {
+                self.closed(&file);
+            }
+            if end >= last || end >= behind {
+                break;
+            }
+            start = end + 1;
         }
     }
 

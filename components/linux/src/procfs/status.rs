@@ -23,7 +23,8 @@ pub(super) const TICK: u64 = 1_000_000_000 / TICKS;
 
 /// The state's letter and word.
 fn state(process: &Process, task: Option<&Arc<Task>>) -> (char, &'static str) {
-    if process.is_zombie() || task.is_none() {
+    // Process 1 has no tasks, it only looks after others.
+    if process.is_zombie() || task.is_none() && process.pid() != 1 {
         ('Z', "zombie")
     } else if process.job.lock().stopped_by != 0 {
         ('T', "stopped")

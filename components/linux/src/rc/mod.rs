@@ -136,7 +136,8 @@ pub fn request_restart() {
     request_stop();
 }
 
-fn is_stopping() -> bool {
+/// Whether the machine is about to end.
+pub fn is_stopping() -> bool {
     STOPPING.load(Ordering::SeqCst)
 }
 

@@ -31,7 +31,8 @@ pub fn mount_all(image: RootFs<'static>, configuration: &Configuration) -> Resul
     let devices = TmpFs::new(Limits::default(), 0o755)?;
     rumpdev::nodes::register();
     rumpdev::nodes::populate(&devices.root())?;
-    let everywhere: [(&[u8], &[u8], Arc<dyn FileSystem>, MountFlags); 7] = [
+    type Row = (&'static [u8], &'static [u8], Arc<dyn FileSystem>, MountFlags);
+    let everywhere: [Row; 7] = [
         (b"/dev", b"devtmpfs", devices, MountFlags::NO_SET_UID | MountFlags::RELATIVE_ACCESS_TIME),
         (b"/dev/pts", b"devpts", rumpdev::tty::devpts(), MountFlags::NO_SET_UID),
         (b"/dev/shm", b"tmpfs", TmpFs::new(Limits::default(), 0o1777)?, harmless),
