@@ -401,7 +401,6 @@ fn preemption() {
     stop.store(true, SeqCst);
     for thread in &threads[..2] {
         thread.interrupt();
-        rumpuser_halt(Halt::PowerOff(0));
     }
     while left.load(SeqCst) > 0 {
         rumpuser_park(rumpuser_clock_monotonic() + 1_000_000);
@@ -535,6 +534,7 @@ pub fn main(payload: &'static [u8], information: &bmk::platform::BootInformation
     }
     let times: Vec<_> = (0..rumpuser_cpu_count()).map(rumpuser_cpu_times).collect();
     bmk::message!("CPU times {times:?}, {} KiB free", rumpuser_memory_statistics().free >> 10);
+    rumpuser_halt(Halt::PowerOff(0));
 }
 
 #[inline(never)]

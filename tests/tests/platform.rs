@@ -122,6 +122,17 @@ const PCI_DISK: &str = "virtio-blk-pci,drive=disk";
 const MMIO_DISK: &str = "virtio-blk-device,drive=disk";
 
 #[test]
+fn the_kernel_core_holds() {
+    needs!("qemu-system-x86_64");
+    for (machine, cpus) in [("q35", "1"), ("microvm", "2"), ("pc", "4")] {
+        let (console, status) = Boot::start("core", machine, "", &["-smp", cpus]).end();
+        assert_eq!(status, "exit 0\n", "{machine}:\n{console}");
+        // The last of them.
+        assert!(console.contains("ok locks"), "{machine}:\n{console}");
+    }
+}
+
+#[test]
 fn machines_with_acpi() {
     needs!("qemu-system-x86_64");
     let random = ["-device", "virtio-rng-pci"];
