@@ -5,6 +5,8 @@ use std::{
     io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard},
+    thread,
 };
 
 use tempfile::NamedTempFile;
@@ -19,11 +21,61 @@ pub struct Error {
     pub source: io::Error,
 }
 
+/// Temporary files and folders that exist, for a signal that ends the process.
+static TEMPORARIES: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+fn temporaries() -> MutexGuard<'static, Vec<PathBuf>> {
+    TEMPORARIES.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Has SIGINT, SIGTERM and SIGHUP remove what is unfinished before they end the process.
+pub fn remove_on_signals() -> io::Result<()> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    thread::spawn(move || {
+        if let Some(signal) = signals.forever().next() {
+            // Held to the end: nothing is made meanwhile.
+            let temporaries = temporaries();
+            for path in temporaries.iter() {
+                let _ =
+                    if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+            }
+            std::process::exit(128 + signal);
+        }
+    });
+    Ok(())
+}
+
+/// A temporary path that [`remove_on_signals`] knows of.
+#[derive(Debug)]
+struct Registered(PathBuf);
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        temporaries().retain(|path| *path != self.0);
+    }
+}
+
+/// A folder for intermediate files; it goes when dropped.
+#[derive(Debug)]
+pub struct Folder {
+    folder: tempfile::TempDir,
+    _registered: Registered,
+}
+
+impl Folder {
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
 /// A file that takes its name when it is complete; dropped earlier, it leaves nothing behind.
 #[derive(Debug)]
 pub struct Output {
     path: PathBuf,
     temporary: NamedTempFile,
+    registered: Registered,
 }
 
 impl Output {
@@ -34,9 +86,12 @@ impl Output {
             return Err(failed(io::ErrorKind::IsADirectory.into()));
         }
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut temporaries = temporaries();
         let temporary =
             tempfile::Builder::new().prefix(".rumprun-bake-").tempfile_in(folder).map_err(failed)?;
-        Ok(Output { path: path.into(), temporary })
+        temporaries.push(temporary.path().into());
+        let registered = Registered(temporary.path().into());
+        Ok(Output { path: path.into(), temporary, registered })
     }
 
     /// The file, to write to.
@@ -49,11 +104,15 @@ impl Output {
         self.temporary.path()
     }
 
-    /// A folder for intermediate files, on the same file system; it goes when dropped.
-    pub fn folder(&self) -> Result<tempfile::TempDir, Error> {
-        let folder = self.temporary.path().parent().unwrap_or(Path::new("."));
-        let folder = tempfile::Builder::new().prefix(".rumprun-bake-").tempdir_in(folder);
-        folder.map_err(|source| Error { path: self.path.clone(), source })
+    /// A folder for intermediate files, on the same file system.
+    pub fn folder(&self) -> Result<Folder, Error> {
+        let parent = self.temporary.path().parent().unwrap_or(Path::new("."));
+        let mut temporaries = temporaries();
+        let folder = tempfile::Builder::new().prefix(".rumprun-bake-").tempdir_in(parent);
+        let folder = folder.map_err(|source| Error { path: self.path.clone(), source })?;
+        temporaries.push(folder.path().into());
+        let registered = Registered(folder.path().into());
+        Ok(Folder { folder, _registered: registered })
     }
 
     /// Gives it its name.
@@ -64,6 +123,7 @@ impl Output {
         let permissions = Permissions::from_mode(0o666 & !umask());
         self.temporary.as_file().set_permissions(permissions).map_err(failed)?;
         self.temporary.persist(&path).map_err(|error| failed(error.error))?;
+        drop(self.registered);
         Ok(())
     }
 }

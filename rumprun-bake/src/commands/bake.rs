@@ -2,10 +2,10 @@
 
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::PathBuf, process::ExitCode};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use toolchain::{
     bake::{self, BakeRequest, TreeRequest},
-    configs, configuration, programs,
+    configs, configuration, output, programs,
 };
 
 use crate::{arguments::BakeArguments, progress::Progress};
@@ -46,6 +46,7 @@ pub fn bake(arguments: &BakeArguments, progress: &Progress) -> Result<ExitCode> 
         packages,
         configuration,
     };
+    output::remove_on_signals().context("cannot catch signals")?;
     let manifest = bake::bake(&request, progress)?;
     progress.finish();
     if arguments.json {

@@ -121,3 +121,60 @@ fn an_image_does_not_hold_itself() {
     assert!(!listing(&bench).contains("out.elf") && !listing(&bench).contains(".rumprun-bake-"));
     assert!(first == bake(), "the second image differs");
 }
+
+/// Builds a C program or library with the host's compiler.
+#[track_caller]
+fn compile(bench: &Bench, source: &str, arguments: &[&str]) {
+    bench.file("source.c", source);
+    let mut command = Command::new("cc");
+    command.current_dir(bench.path("")).arg("source.c").args(arguments);
+    assert!(command.status().expect("cc starts").success());
+}
+
+#[test]
+fn search_paths_of_programs_and_libraries_are_followed() {
+    let bench = Bench::new();
+    fs::create_dir_all(bench.path("lib/inner")).expect("made");
+    compile(&bench, "int inner(void) { return 1; }", &["-shared", "-fPIC", "-o", "lib/inner/libinner.so"]);
+    let runpath = "-Wl,--enable-new-dtags,-rpath,$ORIGIN/inner";
+    let library = ["-shared", "-fPIC", "-o", "lib/libouter.so", "-Llib/inner", "-linner", runpath];
+    compile(&bench, "int inner(void); int outer(void) { return inner(); }", &library);
+    let rpath = "-Wl,--disable-new-dtags,-rpath,${ORIGIN}/lib";
+    let more = ["-o", "app", "-Llib", "-louter", "-Wl,-rpath-link,lib/inner", rpath];
+    compile(&bench, "int outer(void); int main(void) { return outer(); }", &more);
+    // The folder is under /tmp, which is mounted over at run time: the program moves, and its libraries with it.
+    bench.succeeds(["-q", "bake", "hw_direct", "out.elf", "./app"]);
+    let files = listing(&bench);
+    for path in ["bin/app", "bin/lib/libouter.so", "bin/lib/inner/libinner.so"] {
+        assert!(files.contains(&format!(" /usr/local/{path}\n")), "{path}:\n{files}");
+    }
+    fs::remove_file(bench.path("lib/inner/libinner.so")).expect("removed");
+    let message = bench.fails(["bake", "hw_direct", "out.elf", "./app"]);
+    assert!(
+        message.contains("libinner.so: not found, and /usr/local/bin/lib/libouter.so needs it"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_signal_leaves_nothing_behind() {
+    let bench = Bench::new();
+    fs::create_dir(bench.path("tree")).expect("made");
+    File::create(bench.path("tree/big")).and_then(|file| file.set_len(1 << 30)).expect("made");
+    for format in ["elf", "raw"] {
+        let arguments = ["-q", "bake", "hw_direct", "out.img", "ls", "--rootfs", "tree", "--format", format];
+        let mut child = bench.command().args(arguments).spawn().expect("starts");
+        let begun = || {
+            let names = bench.listing();
+            names.iter().filter(|name| name.starts_with(".rumprun-bake-")).count()
+                > usize::from(format == "raw")
+        };
+        while !begun() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        let status = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+        assert!(status.expect("kill starts").success());
+        assert_eq!(child.wait().expect("ends").code(), Some(128 + 15));
+        assert_eq!(bench.listing(), ["tree"], "{format}");
+    }
+}
