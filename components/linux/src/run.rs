@@ -41,8 +41,10 @@ fn run(task: Arc<Task>, nice: i8, state: &[u8]) {
         rumpuser_pmap_activate(Some(space.pmap().clone()));
     }
     task.with_context(|context| rumpuser_extended_state_load(context, state));
-    // Signals that came before the thread could be interrupted.
-    task.interrupt();
+    // What came before the thread could be interrupted.
+    if deliver::has_work(&task) {
+        task.interrupt();
+    }
     crate::clone::announce(&task);
     fix_answers(&task);
     serve(&task);

@@ -38,6 +38,11 @@ pub fn pending(task: &Task) -> SignalSet {
     own.or(task.process().pending.lock().set())
 }
 
+/// Whether [`serve`] has something to do.
+pub fn has_work(task: &Task) -> bool {
+    task.dying.load(Ordering::Acquire) || is_stopped(task) || !pending(task).minus(task.mask()).is_empty()
+}
+
 /// Serves the task's signals until none is left to take. `interrupted` is the system call whose result is to
 /// be replaced or which is to be restarted. Returns whether the task goes on; otherwise it must end.
 pub fn serve(task: &Task, mut interrupted: Option<Interrupted>, trap: TrapDetails) -> bool {
