@@ -144,7 +144,7 @@ fn transfer(
     moves: impl FnOnce(u64, usize) -> u64,
 ) -> Result<usize> {
     if position != -1 {
-        if !file.seekable() {
+        if !file.takes_offsets() {
             return Err(Errno::ESPIPE);
         }
         return run(&mut offset(position)?);
@@ -211,11 +211,7 @@ pub fn lseek(task: &Task, descriptor: i32, distance: i64, whence: i32) -> Result
         return Err(Errno::EINVAL);
     }
     if !file.seekable() {
-        // Character devices such as /dev/null accept any seek.
-        let device = file.vnode().is_some_and(|vnode| vnode.kind() == rumpvfs::vnode::Kind::Character)
-            && file.downcast::<rumpdev::tty::TtyFile>().is_none()
-            && file.downcast::<rumpdev::tty::PtyMaster>().is_none();
-        return if device { Ok(0) } else { Err(Errno::ESPIPE) };
+        return if file.is_indifferent_device() { Ok(0) } else { Err(Errno::ESPIPE) };
     }
     let mut position = file.position().lock();
     let base = match whence {
@@ -259,9 +255,8 @@ pub fn sync(task: &Task) -> Result<usize> {
 /// syncfs(2).
 pub fn syncfs(task: &Task, descriptor: i32) -> Result<usize> {
     let file = task.files().get_io(descriptor)?;
-    match file.location() {
-        Some(location) => location.mount.file_system().sync()?,
-        None => {}
+    if let Some(location) = file.location() {
+        location.mount.file_system().sync()?;
     }
     Ok(0)
 }

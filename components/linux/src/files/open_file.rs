@@ -6,6 +6,7 @@ use alloc::{
 };
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use rumpdev::tty::{PtyMaster, TtyFile};
 use rumpkern::{
     Errno, Result,
     uio::{Sink, Source},
@@ -137,6 +138,19 @@ impl OpenFile {
         self.seekable
     }
 
+    /// Whether reads and writes may give an offset of their own: also on devices that have no position but don't
+    /// mind (/dev/null, /dev/zero).
+    pub fn takes_offsets(&self) -> bool {
+        self.seekable || self.is_indifferent_device()
+    }
+
+    /// Whether it is a character device that takes every offset for the same.
+    pub fn is_indifferent_device(&self) -> bool {
+        self.vnode().is_some_and(|vnode| vnode.kind() == Kind::Character)
+            && self.downcast::<TtyFile>().is_none()
+            && self.downcast::<PtyMaster>().is_none()
+    }
+
     /// The position, locked against other users of the description.
     pub fn position(&self) -> &Mutex<u64> {
         &self.position
@@ -212,7 +226,7 @@ impl OpenFile {
         if !flags.readable() {
             return Err(Errno::EBADF);
         }
-        if !self.seekable {
+        if !self.takes_offsets() {
             return Err(Errno::ESPIPE);
         }
         let size = self.file.read(sink, offset, flags)?;
@@ -226,7 +240,7 @@ impl OpenFile {
         if !flags.writable() {
             return Err(Errno::EBADF);
         }
-        if !self.seekable {
+        if !self.takes_offsets() {
             return Err(Errno::ESPIPE);
         }
         let size = self.file.write(source, &mut offset, flags)?;

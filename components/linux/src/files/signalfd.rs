@@ -30,17 +30,19 @@ use super::open::install_anonymous;
 /// Bytes in `struct signalfd_siginfo`.
 const SIZE: usize = 128;
 
+/// Who watches, and through which process.
+type Watcher = (Arc<dyn Observer>, Weak<Process>);
+
 /// See the module. Whoever reads gets the signals of its own.
 pub struct SignalFd {
     mask: AtomicU64,
-    /// Who watches, and through which process.
-    observers: Mutex<Vec<(Arc<dyn Observer>, Weak<Process>)>>,
+    watchers: Mutex<Vec<Watcher>>,
 }
 
 impl SignalFd {
     /// For the signals of a set.
     pub fn new(mask: SignalSet) -> Arc<Self> {
-        Arc::new(SignalFd { mask: AtomicU64::new(mask.0), observers: Mutex::new(Vec::new()) })
+        Arc::new(SignalFd { mask: AtomicU64::new(mask.0), watchers: Mutex::new(Vec::new()) })
     }
 
     fn mask(&self) -> SignalSet {
@@ -129,7 +131,7 @@ impl File for SignalFd {
     fn observe(&self, observer: &Arc<dyn Observer>) {
         Task::with_current(|task| {
             if let Some(task) = task {
-                self.observers.lock().push((observer.clone(), Arc::downgrade(task.process())));
+                self.watchers.lock().push((observer.clone(), Arc::downgrade(task.process())));
                 task.process().signalled.observe(observer);
             }
         });
@@ -137,8 +139,8 @@ impl File for SignalFd {
 
     fn unobserve(&self, observer: &Arc<dyn Observer>) {
         let gone: Vec<_> = {
-            let mut observers = self.observers.lock();
-            observers.extract_if(.., |(other, _)| Arc::ptr_eq(other, observer)).collect()
+            let mut watchers = self.watchers.lock();
+            watchers.extract_if(.., |(other, _)| Arc::ptr_eq(other, observer)).collect()
         };
         for process in gone.iter().filter_map(|(_, process)| process.upgrade()) {
             process.signalled.unobserve(observer);
