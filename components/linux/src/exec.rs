@@ -6,8 +6,8 @@ use core::sync::atomic::Ordering;
 
 use rumpkern::{Errno, Result};
 use rumpuser::{
-    NEVER, UserContext, rumpuser_clear_interrupt, rumpuser_extended_state_load, rumpuser_pmap_activate,
-    user::Registers,
+    NEVER, UserContext, rumpuser_clear_interrupt, rumpuser_extended_state_load, rumpuser_memory_statistics,
+    rumpuser_pmap_activate, user::Registers,
 };
 use rumpvfs::{access, mount::MountFlags, vnode::Attributes};
 
@@ -17,6 +17,7 @@ use crate::{
     exec_image::{ARGUMENTS_MAX, Executable, LoadOptions, Loaded},
     exit,
     files::context::{AT_FDCWD, Names},
+    limits::Resource,
     registry,
     task::{AlternateStack, Task},
     timers,
@@ -52,11 +53,12 @@ pub fn execveat(
     let names = Names::at(task, directory, &path)?;
     let lookup = names.lookup();
     let location = lookup.resolve_or_base(&path, flags & AT_SYMLINK_NOFOLLOW == 0)?;
-    let mut arguments = read_strings(arguments, ARGUMENTS_MAX)?;
+    let budget = argument_budget(task);
+    let mut arguments = read_strings(arguments, budget)?;
     if arguments.is_empty() {
         arguments.push(Vec::new());
     }
-    let environment = read_strings(environment, ARGUMENTS_MAX)?;
+    let environment = read_strings(environment, budget)?;
     let name = name_at(directory, &path);
     let no_set_uid = location.mount.flags().contains(MountFlags::NO_SET_UID);
     let executable = Executable::open(&lookup, location, &name, arguments)?;
@@ -80,6 +82,16 @@ pub fn execveat(
     drop((names, executable));
     switch(task, loaded, credentials);
     Ok(0)
+}
+
+/// How many bytes of arguments (and as many of environment) are taken in: a quarter of the stack as on Linux, and a
+/// small part of the memory, since the strings pass through the kernel's own.
+fn argument_budget(task: &Task) -> usize {
+    const ALWAYS: u64 = 128 << 10;
+    const SHARE: u64 = 16;
+    let stack = task.process().limit(Resource::Stack) / 4;
+    let memory = rumpuser_memory_statistics().free / SHARE;
+    usize::try_from(stack.min(memory).max(ALWAYS)).unwrap_or(ARGUMENTS_MAX).min(ARGUMENTS_MAX)
 }
 
 /// AT_EXECFN and the script name of a program found through a descriptor.

@@ -53,7 +53,7 @@ impl Default for Limits {
         set(Resource::OpenFiles, 1024, 1 << 20);
         set(Resource::Processes, 1 << 15, 1 << 15);
         set(Resource::LockedMemory, 8 << 20, 8 << 20);
-        set(Resource::PendingSignals, 1 << 15, 1 << 15);
+        set(Resource::PendingSignals, 1024, 1024);
         set(Resource::MessageQueue, 819_200, 819_200);
         set(Resource::Nice, 0, 0);
         set(Resource::RealTimePriority, 0, 0);

@@ -54,9 +54,11 @@ pub fn before_handler(task: &Task, call: Interrupted, action: &Action) {
     }
 }
 
-/// No handler runs.
-pub fn without_handler(task: &Task, call: Interrupted) {
-    if policy(call.number) == Policy::Never {
+/// No handler runs. `disturbed`: a signal was there all the same, or the process was stopped; otherwise somebody else
+/// took what interrupted the call, and the program must not notice.
+pub fn without_handler(task: &Task, call: Interrupted, disturbed: bool) {
+    let asked_for = call.number == u64::from(__NR_restart_syscall);
+    if policy(call.number) == Policy::Never && (disturbed || asked_for) {
         fail(task);
     } else {
         task.restarting.store(true, Ordering::Relaxed);

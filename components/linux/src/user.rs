@@ -167,7 +167,9 @@ pub fn read_string(address: usize, limit: usize, too_long: Errno) -> Result<Vec<
         let in_page = PAGE_SIZE - position % PAGE_SIZE;
         let chunk = &mut buffer[..in_page.min(256).min(limit - string.len())];
         read_bytes(position, chunk)?;
-        if let Some(end) = chunk.iter().position(|&byte| byte == 0) {
+        let end = chunk.iter().position(|&byte| byte == 0);
+        string.try_reserve(end.unwrap_or(chunk.len())).map_err(|_| Errno::ENOMEM)?;
+        if let Some(end) = end {
             string.extend_from_slice(&chunk[..end]);
             return Ok(string);
         }
@@ -198,6 +200,7 @@ pub fn read_strings(address: usize, limit: usize) -> Result<Vec<Vec<u8>>> {
         left = left.checked_sub(size_of::<usize>()).ok_or(Errno::E2BIG)?;
         let string = read_string(pointer, left, Errno::E2BIG)?;
         left = left.checked_sub(string.len() + 1).ok_or(Errno::E2BIG)?;
+        strings.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
         strings.push(string);
     }
     Ok(strings)

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use rumpuser::{Thread, rumpuser_clock_monotonic, rumpuser_interrupted, rumpuser_park, sync::SpinLock};
 
-use rumpkern::wait::WaitError;
+use rumpkern::{Errno, wait::WaitError};
 
 /// What identifies a futex: its address in an address space, or its place in a shared object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,16 +71,20 @@ struct Entry {
 static TABLE: [SpinLock<VecDeque<Entry>>; BUCKETS] = [const { SpinLock::new(VecDeque::new()) }; BUCKETS];
 
 /// Enters a waiter that is in no queue. It must then look at the futex's value, and [`leave`] if it changed.
-pub fn enter(waiter: &Arc<Waiter>, key: Key, bitset: u32) {
+/// ENOMEM if there is no room.
+pub fn enter(waiter: &Arc<Waiter>, key: Key, bitset: u32) -> Result<(), Errno> {
     waiter.woken.store(0, Ordering::Relaxed);
-    enter_one_of(waiter, key, bitset, 0);
+    enter_one_of(waiter, key, bitset, 0)
 }
 
 /// Enters a waiter for futex number `index` among several.
-pub fn enter_one_of(waiter: &Arc<Waiter>, key: Key, bitset: u32, index: u32) {
+pub fn enter_one_of(waiter: &Arc<Waiter>, key: Key, bitset: u32, index: u32) -> Result<(), Errno> {
     let bucket = key.bucket();
     waiter.bucket.store(bucket, Ordering::Relaxed);
-    TABLE[bucket].lock().push_back(Entry { key, bitset, index, waiter: waiter.clone() });
+    let mut entries = TABLE[bucket].lock();
+    entries.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+    entries.push_back(Entry { key, bitset, index, waiter: waiter.clone() });
+    Ok(())
 }
 
 /// Forgets earlier wake-ups of a waiter that enters several queues.
@@ -196,6 +200,9 @@ pub fn requeue(from: Key, to: Key, wake_count: usize, move_count: usize) -> (usi
     let woken = wake_in(entries, from, wake_count, u32::MAX);
     let mut moved = 0;
     let mut position = 0;
+    // Without room the waiters stay; they are woken at the old place.
+    let move_count =
+        if destination.try_reserve(entries.len().min(move_count)).is_ok() { move_count } else { 0 };
     while moved < move_count && position < entries.len() {
         if entries[position].key != from {
             position += 1;
@@ -226,7 +233,7 @@ mod tests {
         let (sender, receiver) = std::sync::mpsc::channel();
         let handle = thread::spawn(move || {
             let waiter = Waiter::new(rumpuser_thread_current());
-            enter(&waiter, key, u32::MAX);
+            enter(&waiter, key, u32::MAX).unwrap();
             sender.send(()).unwrap();
             sleep(&waiter, NEVER).ok()
         });
@@ -259,7 +266,7 @@ mod tests {
     #[test]
     fn a_deadline_leaves_the_queue_clean() {
         let waiter = Waiter::new(rumpuser_thread_current());
-        enter(&waiter, key(0x4000), 1);
+        enter(&waiter, key(0x4000), 1).unwrap();
         let result = sleep(&waiter, rumpuser_clock_monotonic() + 1_000_000);
         assert_eq!(result, Err(WaitError::TimedOut));
         assert_eq!(wake(key(0x4000), 1, 2), 0);
@@ -273,7 +280,7 @@ mod tests {
         let keys = [key(0x5000), key(0x5004), key(0x6000)];
         prepare(&waiter);
         for (index, &key) in keys.iter().enumerate() {
-            enter_one_of(&waiter, key, u32::MAX, index as u32);
+            enter_one_of(&waiter, key, u32::MAX, index as u32).unwrap();
         }
         assert_eq!(wake(keys[1], 1, u32::MAX), 1);
         assert_eq!(wake(keys[2], 1, u32::MAX), 0);

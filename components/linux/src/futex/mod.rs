@@ -125,7 +125,7 @@ fn wait(task: &Task, address: usize, private: bool, value: u32, deadline: u64, b
     }
     let key = key(task, address, private)?;
     let waiter = task.futex_waiter();
-    bucket::enter(&waiter, key, bitset);
+    bucket::enter(&waiter, key, bitset)?;
     let found = rumpuser_user_load(address);
     if found != Ok(value) {
         if bucket::leave(&waiter).is_some() {
@@ -268,7 +268,10 @@ pub fn futex_waitv(
     let waiter = Waiter::new(rumpuser_thread_current());
     bucket::prepare(&waiter);
     for (index, &key) in keys.iter().enumerate() {
-        bucket::enter_one_of(&waiter, key, ALL, index as u32);
+        if let Err(error) = bucket::enter_one_of(&waiter, key, ALL, index as u32) {
+            bucket::leave_all(&waiter, &keys);
+            return Err(error);
+        }
     }
     for one in &wanted {
         let found = rumpuser_user_load(one.address as usize);

@@ -46,16 +46,19 @@ pub fn has_work(task: &Task) -> bool {
 /// Serves the task's signals until none is left to take. `interrupted` is the system call whose result is to
 /// be replaced or which is to be restarted. Returns whether the task goes on; otherwise it must end.
 pub fn serve(task: &Task, mut interrupted: Option<Interrupted>, trap: TrapDetails) -> bool {
+    let mut disturbed = false;
     loop {
         rumpuser_clear_interrupt();
         if task.dying.load(Ordering::Acquire) {
             return false;
         }
         if is_stopped(task) {
+            disturbed = true;
             wait_for_continuation(task);
             continue;
         }
         let Some(info) = take(task, SignalSet(u64::MAX).minus(task.mask())) else { break };
+        disturbed = true;
         let action = task.process().actions().get(info.signal);
         match action.handler {
             Action::IGNORE => {}
@@ -76,7 +79,7 @@ pub fn serve(task: &Task, mut interrupted: Option<Interrupted>, trap: TrapDetail
         }
     }
     if let Some(call) = interrupted {
-        restart::without_handler(task, call);
+        restart::without_handler(task, call, disturbed);
     }
     // No handler ran for sigsuspend's temporary mask, or the handler's frame has the old one.
     let saved = task.signals.lock().saved_mask.take();

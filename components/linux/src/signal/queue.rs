@@ -12,7 +12,7 @@ pub struct Pending {
 }
 
 /// More than this many queued real-time signals are refused by sigqueue (EAGAIN); kill still marks them.
-pub const QUEUE_LIMIT: usize = 4096;
+pub const QUEUE_LIMIT: usize = 1024;
 
 impl Pending {
     /// Which signals are pending.
@@ -27,7 +27,7 @@ impl Pending {
             return true;
         }
         self.set = self.set.with(info.signal);
-        let room = self.infos.len() < QUEUE_LIMIT;
+        let room = self.infos.len() < QUEUE_LIMIT && self.infos.try_reserve(1).is_ok();
         if room {
             self.infos.push_back(info);
         }
