@@ -283,7 +283,7 @@ system_calls! {
     213 epoll_create => crate::files::open::epoll_create;
     214 epoll_ctl_old;
     215 epoll_wait_old;
-    216 remap_file_pages;
+    216 remap_file_pages => crate::memory::mapping::remap_file_pages;
     217 getdents64 => crate::files::names::getdents64;
     218 set_tid_address => crate::clone::set_tid_address;
     219 restart_syscall => crate::signal::calls::restart_syscall;
@@ -419,7 +419,7 @@ system_calls! {
     437 openat2 => crate::files::open::openat2;
     438 pidfd_getfd;
     439 faccessat2 => crate::files::stat::faccessat2;
-    440 process_madvise;
+    440 process_madvise => crate::memory::remote::process_madvise;
     441 epoll_pwait2 => crate::files::epoll_calls::epoll_pwait2;
     442 mount_setattr;
     443 quotactl_fd;

@@ -24,7 +24,7 @@ fn flags(set: EntryFlags, clear: EntryFlags) -> Advice {
 }
 
 /// What an advice number means. EINVAL if it means nothing.
-fn advice_of(number: u32) -> Result<Advice> {
+pub(super) fn advice_of(number: u32) -> Result<Advice> {
     let none = EntryFlags::empty();
     Ok(match number {
         MADV_NORMAL | MADV_RANDOM | MADV_SEQUENTIAL | MADV_MERGEABLE | MADV_UNMERGEABLE | MADV_COLD

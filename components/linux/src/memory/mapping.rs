@@ -195,6 +195,22 @@ pub fn mremap(
     space_of(task)?.remap(old, old_length, new_length, destination, keep_old)
 }
 
+/// remap_file_pages(2): the protection stays as it is, so none may be given.
+pub fn remap_file_pages(
+    task: &Task,
+    start: usize,
+    length: usize,
+    bits: u32,
+    first: u64,
+    _flags: u32,
+) -> Result<usize> {
+    if bits != 0 {
+        return Err(Errno::EINVAL);
+    }
+    space_of(task)?.remap_object(start, length, first)?;
+    Ok(0)
+}
+
 /// brk(2): always returns where the heap ends.
 pub fn brk(task: &Task, end: usize) -> Result<usize> {
     let end = if end < USER_END { end } else { 0 };

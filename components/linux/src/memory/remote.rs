@@ -1,12 +1,14 @@
-//! process_vm_readv(2) and process_vm_writev(2): other processes' memory.
+//! process_vm_readv(2), process_vm_writev(2), process_madvise(2): other processes' memory.
 
 use alloc::{sync::Arc, vec, vec::Vec};
 
+use linux_raw_sys::general::{MADV_COLD, MADV_COLLAPSE, MADV_PAGEOUT, MADV_WILLNEED};
 use rumpkern::{Errno, Result, uio::UserRange};
 use rumpuser::{memory::PAGE_SIZE, rumpuser_copyin, rumpuser_copyout};
 
+use super::advice;
 use crate::{
-    registry,
+    pidfd, registry,
     space::Space,
     task::Task,
     user::{IOV_MAX, UserPtr, read_iovecs},
@@ -32,6 +34,36 @@ fn space_of_other(task: &Task, pid: i32) -> Result<Arc<Space>> {
         }
     }
     process.space().ok_or(Errno::ESRCH)
+}
+
+/// process_madvise(2): advice that loses no data, for another process. Returns the bytes it was given for.
+pub fn process_madvise(
+    task: &Task,
+    descriptor: i32,
+    ranges: usize,
+    count: usize,
+    number: u32,
+    flags: u32,
+) -> Result<usize> {
+    if flags != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let process = pidfd::process_of(task, descriptor)?;
+    let ranges = remote_ranges(ranges, count)?;
+    let advice = advice::advice_of(number)?;
+    let own = Arc::ptr_eq(&process, task.process());
+    if !own && !matches!(number, MADV_COLD | MADV_PAGEOUT | MADV_WILLNEED | MADV_COLLAPSE) {
+        return Err(Errno::EINVAL);
+    }
+    let space = space_of_other(task, process.pid())?;
+    let mut done = 0;
+    for (start, length) in ranges {
+        if let Err(error) = space.advise(start, length, advice) {
+            return if done > 0 { Ok(done) } else { Err(error) };
+        }
+        done += length;
+    }
+    Ok(done)
 }
 
 /// The remote ranges: not bound to the caller's address space, but of sane lengths.

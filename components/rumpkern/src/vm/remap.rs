@@ -61,6 +61,28 @@ impl Space {
         Ok(address)
     }
 
+    /// remap_file_pages(2): shows the object's pages from `first` on at a part of a shared mapping of it.
+    pub fn remap_object(&self, start: usize, length: usize, first: u64) -> Result<()> {
+        let range = user_range(start & !(PAGE_SIZE - 1), length & !(PAGE_SIZE - 1), Errno::EINVAL)?;
+        let pages = ((range.end - range.start) / PAGE_SIZE) as u64;
+        if range.is_empty() || first.checked_add(pages).is_none() {
+            return Err(Errno::EINVAL);
+        }
+        let mut contents = self.map.write();
+        let (entry_start, entry) = contents.map.find(range.start).ok_or(Errno::EINVAL)?;
+        if !entry.shared() || entry.end < range.end || entry.flags.contains(EntryFlags::SPECIAL) {
+            return Err(Errno::EINVAL);
+        }
+        let mut part = part(entry, entry_start, range.start, range.end);
+        if let Backing::Pager { first: shown, .. } = &mut part.backing {
+            *shown = first;
+        }
+        let replaced = self.insert(&mut contents.map, range, part)?;
+        drop(contents);
+        drop(replaced);
+        Ok(())
+    }
+
     /// With the map held. Returns the address and whether to populate; what was taken out goes to `removed`.
     fn remap_locked(
         &self,

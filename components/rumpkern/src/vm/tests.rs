@@ -321,6 +321,20 @@ fn private_pages_of_an_object_are_copies() {
 }
 
 #[test]
+fn parts_of_an_object_can_be_rearranged() {
+    let space = space();
+    let request = Request { flags: EntryFlags::SHARED, ..Request::anonymous(4 * PAGE_SIZE, WRITE) };
+    let address = space.map(request).unwrap();
+    (0..4).for_each(|page| poke(&space, address + page * PAGE_SIZE, page as u8).unwrap());
+    space.remap_object(address, PAGE_SIZE, 3).unwrap();
+    space.remap_object(address + 3 * PAGE_SIZE, PAGE_SIZE, 0).unwrap();
+    let shown: Vec<_> = (0..4).map(|page| peek(&space, address + page * PAGE_SIZE).unwrap()).collect();
+    assert_eq!(shown, [3, 1, 2, 0]);
+    assert_eq!(space.remap_object(address, 2 * PAGE_SIZE, 0), Err(Errno::EINVAL));
+    assert_eq!(space.remap_object(0x1000, PAGE_SIZE, 0), Err(Errno::EINVAL));
+}
+
+#[test]
 fn the_maps_file_looks_like_linux() {
     let space = space();
     let name = Name { path: b"/bin/true".to_vec(), device: 0xfe01, inode: 42 };
