@@ -9,6 +9,8 @@ extern crate alloc;
 
 pub mod command_line;
 pub mod config;
+#[cfg(feature = "std")]
+mod contents;
 pub mod machine;
 pub mod payload;
 pub mod rootfs;

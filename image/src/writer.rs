@@ -14,12 +14,13 @@ use zerocopy::{
 };
 
 use crate::{
+    contents::place,
     rootfs::{Entry, Inode, MAGIC, PAGE, Superblock},
     tree::{Content, Kind, NodeId, ROOT, Tree},
 };
 
 /// How much is copied at a time.
-const CHUNK: usize = 1 << 20;
+pub(crate) const CHUNK: usize = 1 << 20;
 
 /// Why a root file system could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -53,13 +54,14 @@ pub struct Layout<'a> {
     files: usize,
 }
 
-fn round_up(value: u64) -> u64 {
+pub(crate) fn round_up(value: u64) -> u64 {
     value.next_multiple_of(PAGE as u64)
 }
 
-/// Numbers nodes in the order of a walk, so that the order of insertion doesn't matter.
-struct Numbers {
-    order: Vec<(NodeId, u32)>,
+/// Nodes in the order of a walk, so that the order of insertion doesn't matter.
+pub(crate) struct Numbers {
+    /// Every node, and the number of a directory's parent.
+    pub(crate) order: Vec<(NodeId, u32)>,
     number: HashMap<NodeId, u32>,
     links: HashMap<NodeId, u32>,
 }
@@ -216,98 +218,6 @@ fn copy(path: &Path, length: u64, buffer: &mut [u8], output: &mut impl Write) ->
     if left == 0 { Ok(()) } else { Err(Error::Changed(path.into())) }
 }
 
-struct Placed<'a> {
-    offsets: HashMap<NodeId, u64>,
-    data: Vec<&'a Content>,
-    end: u64,
-}
-
-/// Gives every file its place; equal contents share one.
-fn place<'a>(tree: &'a Tree, numbers: &Numbers, start: u64) -> Result<Placed<'a>, Error> {
-    let mut placed = Placed { offsets: HashMap::new(), data: Vec::new(), end: start };
-    let mut by_length: HashMap<u64, Vec<(&'a Content, u64)>> = HashMap::new();
-    for (id, _) in &numbers.order {
-        let Kind::Regular(content) = &tree.node(*id).kind else { continue };
-        let length = content.length();
-        if length == 0 {
-            placed.offsets.insert(*id, start);
-            continue;
-        }
-        let candidates = by_length.entry(length).or_default();
-        let mut offset = None;
-        for (other, at) in candidates.iter() {
-            if equal(content, other)? {
-                offset = Some(*at);
-                break;
-            }
-        }
-        let offset = match offset {
-            Some(offset) => offset,
-            None => {
-                let at = placed.end;
-                candidates.push((content, at));
-                placed.data.push(content);
-                placed.end = at
-                    .checked_add(length)
-                    .filter(|end| *end < 1 << 60)
-                    .map(round_up)
-                    .ok_or(Error::TooLarge)?;
-                at
-            }
-        };
-        placed.offsets.insert(*id, offset);
-    }
-    Ok(placed)
-}
-
-fn open(content: &Content) -> Result<Box<dyn Read + '_>, Error> {
-    Ok(match content {
-        Content::Bytes(bytes) => Box::new(bytes.as_slice()),
-        Content::File(path, _) => {
-            Box::new(File::open(path).map_err(|source| Error::Read { path: path.clone(), source })?)
-        }
-    })
-}
-
-/// Whether two contents of the same length are equal. Differing files mostly differ in their first page.
-fn equal(left: &Content, right: &Content) -> Result<bool, Error> {
-    if left == right {
-        return Ok(true);
-    }
-    let (mut left_file, mut right_file) = (open(left)?, open(right)?);
-    let (mut left_buffer, mut right_buffer) = (vec![0; PAGE], vec![0; PAGE]);
-    let fill = |reader: &mut dyn Read, buffer: &mut [u8], content: &Content| {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match reader.read(&mut buffer[filled..]) {
-                Ok(0) => break,
-                Ok(got) => filled += got,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(source) => {
-                    let path = match content {
-                        Content::File(path, _) => path.clone(),
-                        Content::Bytes(_) => PathBuf::new(),
-                    };
-                    return Err(Error::Read { path, source });
-                }
-            }
-        }
-        Ok(filled)
-    };
-    loop {
-        let left_length = fill(&mut *left_file, &mut left_buffer, left)?;
-        let right_length = fill(&mut *right_file, &mut right_buffer, right)?;
-        if left_buffer[..left_length] != right_buffer[..right_length] {
-            return Ok(false);
-        }
-        if left_length == 0 {
-            return Ok(true);
-        }
-        left_buffer.resize(CHUNK / 4, 0);
-        right_buffer.resize(CHUNK / 4, 0);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -377,6 +287,29 @@ mod tests {
             bytes(&tree)
         };
         assert_eq!(build(&[0, 1, 2, 3]), build(&[3, 1, 0, 2]));
+    }
+
+    #[test]
+    fn many_contents_of_one_length_are_told_apart() {
+        let mut tree = Tree::new();
+        let large = |number: u32| {
+            let mut bytes = vec![7; 300_000];
+            bytes[299_990..299_994].copy_from_slice(&number.to_le_bytes());
+            bytes
+        };
+        for number in 0..200u32 {
+            // Each twice.
+            let path = format!("/{number:03}");
+            let node = regular(Content::Bytes(large(number / 2)));
+            tree.insert_at(path.as_bytes(), node).expect("insert");
+        }
+        let output = bytes(&tree);
+        assert!(output.len() < 101 * 303_104, "{}", output.len());
+        let rootfs = RootFs::parse(&output).expect("parse");
+        for number in 0..200 {
+            let inode = rootfs.inode(number + 1).expect("in range");
+            assert!(rootfs.data(inode) == Some(large(number / 2).as_slice()), "{number}");
+        }
     }
 
     #[test]

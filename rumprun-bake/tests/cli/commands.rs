@@ -187,3 +187,34 @@ fn kernel_builds_are_found_by_content() {
     assert_eq!(output.status.code(), Some(1));
     assert!(message.contains("no sources of the kernel there"), "{message}");
 }
+
+#[test]
+fn a_failing_kernel_build_shows_the_errors() {
+    let bench = Bench::new();
+    let folders = ["image", "rumpuser", "bmk", "platform-hw", "components"];
+    for folder in folders {
+        fs::create_dir_all(bench.path(format!("source/{folder}"))).expect("made");
+    }
+    bench.file("source/Cargo.lock", "version = 4\n");
+    let manifest = "[workspace]\nmembers = [\"kernel\"]\n[profile.kernel]\ninherits = \"release\"\n";
+    bench.file("source/Cargo.toml", manifest);
+    bench.file("source/kernel/Cargo.toml", "[package]\nname = \"kernel\"\nedition = \"2024\"\n");
+    bench.file("source/kernel/src/main.rs", "fn main() { let missing_semicolon }\n");
+    let bake = || {
+        bench
+            .command()
+            .env_remove("RUMPRUN_BAKE_KERNEL")
+            .env("RUMPRUN_BAKE_SOURCE", bench.path("source"))
+            .args(["bake", "hw_direct", "out.elf", "ls"])
+            .output()
+            .expect("starts")
+    };
+    for _ in 0..2 {
+        let output = bake();
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        assert!(message.contains("the kernel does not build"), "{message}");
+        assert!(message.contains("main.rs:1:") && message.contains("expected"), "{message}");
+    }
+    assert!(!bench.path("out.elf").exists());
+}
