@@ -61,6 +61,18 @@ fn python_runs_its_standard_library() {
 }
 
 #[test]
+fn python_finds_files_sockets_and_terminals_as_on_the_host() {
+    needs!("/usr/bin/python3");
+    let files = folder_with("file-calls", &["file_calls.py"]);
+    let script = format!("{files}/file_calls.py");
+    let (output, status) = on_host(Path::new("/usr/bin/python3"), &[&script]);
+    let rootfs = format!("{files}:/scripts");
+    let arguments =
+        ["/usr/bin/python3", "--package", "python3", "--rootfs", &rootfs, "--", "/scripts/file_calls.py"];
+    always(Guest::new(&bake("file-calls", arguments)).memory("512M").timeout(300), status, &output);
+}
+
+#[test]
 fn perl_runs_a_script() {
     needs!("perl");
     let program = r#"
