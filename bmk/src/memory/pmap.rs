@@ -1,7 +1,10 @@
 //! User address spaces as the components see them: `rumpuser`'s [`Pmap`](rumpuser::Pmap) over [`AddressSpace`].
 
 use alloc::sync::Arc;
-use core::{ops::Range, sync::atomic::Ordering};
+use core::{
+    ops::Range,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use rumpuser::{
     Frame, OutOfMemory, Protection,
@@ -11,7 +14,7 @@ use rumpuser::{
 
 use super::{
     frames,
-    layout::entry,
+    layout::{Table, entry, index},
     shootdown,
     space::{
         AddressSpace, ENTRIES, Spares, allocate_table, check, flags, frame, free_table, next, part,
@@ -111,23 +114,23 @@ impl rumpuser::Pmap for KernelPmap {
         check(&(address..address + run.len() * PAGE_SIZE));
         let mut spares = self.lock();
         let mut result = Ok(());
+        let mut small = None;
         for (page, &new) in run.iter().enumerate() {
             let address = address + page * PAGE_SIZE;
-            let large =
-                self.0.find(address, 1).is_some_and(|slot| slot.load(Ordering::Relaxed) & entry::LARGE != 0);
-            let slot = if result.is_ok() && !large {
-                self.0.make(&mut spares, address, 0)
-            } else {
-                Err(OutOfMemory)
-            };
-            match slot {
-                Ok(slot) if slot.load(Ordering::Relaxed) == 0 => {
+            if small.is_none() || index(address, 0) == 0 {
+                let mapped = self.0.find(address, 1).map_or(0, |slot| slot.load(Ordering::Relaxed));
+                small = None;
+                if mapped & entry::LARGE == 0 && result.is_ok() {
+                    match self.0.make_table(&mut spares, address, 0) {
+                        Ok(table) => small = Some(table),
+                        Err(error) => result = Err(error),
+                    }
+                }
+            }
+            match small.map(|small| &small[index(address, 0)]) {
+                Some(slot) if result.is_ok() && slot.load(Ordering::Relaxed) == 0 => {
                     slot.store(new.physical() | flags(protection), Ordering::Release);
                     self.0.resident.fetch_add(1, Ordering::Relaxed);
-                }
-                Err(error) if !large => {
-                    result = Err(error);
-                    frames::release(new);
                 }
                 _ => frames::release(new),
             }
@@ -182,17 +185,33 @@ impl rumpuser::Pmap for KernelPmap {
         };
         let (mut mine, mut theirs) = self.lock_both(destination);
         let mut result = Ok(());
+        let mut changed = false;
+        // The destination's table that the last page went to, and its part of the address space.
+        let mut last: (usize, Option<&Table>) = (0, None);
         self.0.leaves(&mut mine, range.clone(), &mut |_, address, slot, level| {
             if result.is_err() {
                 return;
             }
-            let value = slot.load(Ordering::Relaxed);
-            result = share(&destination.0, &mut theirs, address, value & !entry::WRITE, level);
-            if result.is_ok() {
-                slot.store(value & !entry::WRITE, Ordering::SeqCst);
+            let old = slot.load(Ordering::Relaxed);
+            let part = address / LARGE_PAGE_SIZE;
+            let target = match last {
+                (number, Some(table)) if number == part && level == 0 => Ok(table),
+                _ => destination.0.make_table(&mut theirs, address, level),
+            };
+            result = target.and_then(|table| {
+                last = (part, (level == 0).then_some(table));
+                let slot = &table[index(address, level)];
+                share(&destination.0, &mut theirs, slot, old & !entry::WRITE, level)
+            });
+            if result.is_ok() && old & entry::WRITE != 0 {
+                slot.store(old & !entry::WRITE, Ordering::Relaxed);
+                changed = true;
             }
         });
-        shootdown::flush(&self.0.active, range.start, (range.end - range.start) / PAGE_SIZE);
+        if changed {
+            core::sync::atomic::fence(Ordering::SeqCst);
+            shootdown::flush(&self.0.active, range.start, (range.end - range.start) / PAGE_SIZE);
+        }
         result
     }
 
@@ -268,15 +287,14 @@ impl rumpuser::Pmap for KernelPmap {
     }
 }
 
-/// Maps in `space` what another maps by `value`, with references of its own. What was mapped there stays.
+/// Maps in `slot` of `space` what another maps by `value`, with references of its own. What was mapped there stays.
 fn share(
     space: &AddressSpace,
     spares: &mut Spares,
-    address: usize,
+    slot: &AtomicU64,
     value: u64,
     level: usize,
 ) -> Result<(), OutOfMemory> {
-    let slot = space.make(spares, address, level)?;
     if slot.load(Ordering::Relaxed) != 0 {
         return Ok(());
     }

@@ -24,8 +24,8 @@ use super::{
 
 /// Entries of a 2 MiB page's worth of small pages.
 pub(super) const ENTRIES: usize = 512;
-/// How much is unmapped under one hold of the lock.
-const PIECE: usize = 64 << 20;
+/// How many tables of 2 MiB are unmapped under one hold of the lock.
+const PIECE: usize = 32;
 
 /// The hardware side of an address space. A CPU that has it loaded holds a reference.
 pub struct AddressSpace {
@@ -103,6 +103,29 @@ pub(super) fn release_large(value: u64) {
     (first..first + ENTRIES as u64).for_each(|number| frames::release(Frame(number)));
 }
 
+/// The part of a range from `start` on that one lowest-level table serves, and whether that is all the table serves.
+fn span(start: usize, end: usize) -> (Range<usize>, bool) {
+    let span = start..next(start, LARGE_PAGE_SIZE, end);
+    // Behind `USER_END` nothing is ever mapped.
+    let whole = start.is_multiple_of(LARGE_PAGE_SIZE)
+        && (span.end - start == LARGE_PAGE_SIZE || span.end == USER_END);
+    (span, whole)
+}
+
+/// Releases the frames of entries, which no TLB knows any more; returns how many there were.
+fn release_all(entries: &[AtomicU64]) -> usize {
+    let mut released = 0;
+    for slot in entries {
+        let value = slot.load(Ordering::Relaxed);
+        if value != 0 {
+            slot.store(0, Ordering::Relaxed);
+            frames::release(frame(value));
+            released += 1;
+        }
+    }
+    released
+}
+
 pub(super) fn next(address: usize, size: usize, end: usize) -> usize {
     ((address & !(size - 1)) + size).min(end)
 }
@@ -161,6 +184,16 @@ impl AddressSpace {
         address: usize,
         level: usize,
     ) -> Result<&'static AtomicU64, OutOfMemory> {
+        self.make_table(spares, address, level).map(|table| &table[index(address, level)])
+    }
+
+    /// The table of `level` for `address`, made as needed.
+    pub(super) fn make_table(
+        &self,
+        spares: &mut Spares,
+        address: usize,
+        level: usize,
+    ) -> Result<&'static Table, OutOfMemory> {
         // SAFETY: as in `find`.
         let mut current = unsafe { table(self.root) };
         for above in (level + 1..4).rev() {
@@ -176,7 +209,7 @@ impl AddressSpace {
             // SAFETY: as above.
             current = unsafe { table(value) };
         }
-        Ok(&current[index(address, level)])
+        Ok(current)
     }
 
     /// Replaces a 2 MiB page by a table of the same small pages.
@@ -213,14 +246,16 @@ impl AddressSpace {
             }) else {
                 // A lowest-level table: all of the range that is in it.
                 let end = next(address, LARGE_PAGE_SIZE, range.end);
-                while address < end {
-                    if let Some(slot) = self.find(address, 0)
-                        && slot.load(Ordering::Relaxed) != 0
-                    {
+                let value = self.find(address, 1).map_or(0, |slot| slot.load(Ordering::Relaxed));
+                // SAFETY: the entry points to a table, which stays while the lock is held.
+                let small = unsafe { table(value) };
+                for address in (address..end).step_by(PAGE_SIZE) {
+                    let slot = &small[index(address, 0)];
+                    if slot.load(Ordering::Relaxed) != 0 {
                         visit(spares, address, slot, 0);
                     }
-                    address += PAGE_SIZE;
                 }
+                address = end;
                 continue;
             };
             let size = PAGE_SIZE << (9 * level);
@@ -240,95 +275,134 @@ impl AddressSpace {
 
     pub(super) fn unmap(&self, range: Range<usize>) {
         let mut start = range.start;
-        while start < range.end {
-            let empty = {
-                let _guard = self.tables.lock();
-                [3, 2].into_iter().find(|&level| {
-                    self.find(start, level).is_none_or(|slot| slot.load(Ordering::Relaxed) == 0)
-                })
-            };
-            if let Some(level) = empty {
-                start = next(start, PAGE_SIZE << (9 * level), range.end);
-                continue;
+        while let Some((from, directory)) = self.next_directory(start, range.end) {
+            start = from;
+            let end = next(start, LARGE_PAGE_SIZE << 9, range.end);
+            while start < end {
+                start = self.unmap_piece(directory, start..end);
             }
-            let end = next(start, PIECE, range.end);
-            self.unmap_piece(start..end);
-            start = end;
         }
     }
 
-    fn unmap_piece(&self, range: Range<usize>) {
+    /// The first GiB at or behind `start` that has a directory, and where it (or the rest of it) begins.
+    fn next_directory(&self, mut start: usize, end: usize) -> Option<(usize, &'static Table)> {
+        let _guard = self.tables.lock();
+        // SAFETY: the root and what its entries point to stay as long as the address space; so do directories.
+        let root = unsafe { table(self.root) };
+        while start < end {
+            let upper = root[index(start, 3)].load(Ordering::Relaxed);
+            if upper == 0 {
+                start = next(start, LARGE_PAGE_SIZE << 18, end);
+                continue;
+            }
+            // SAFETY: as above.
+            let upper = unsafe { table(upper) };
+            let first = index(start, 2);
+            match upper[first..].iter().position(|slot| slot.load(Ordering::Relaxed) != 0) {
+                Some(0) => {
+                    let value = upper[first].load(Ordering::Relaxed);
+                    // SAFETY: as above.
+                    return Some((start, unsafe { table(value) }));
+                }
+                found => {
+                    let skipped = found.unwrap_or(ENTRIES - first);
+                    start = (start & !((LARGE_PAGE_SIZE << 9) - 1)) + skipped * (LARGE_PAGE_SIZE << 9);
+                }
+            }
+        }
+        None
+    }
+
+    /// Unmaps the start of a range inside a GiB, with one flush; returns where the rest begins.
+    fn unmap_piece(&self, directory: &'static Table, range: Range<usize>) -> usize {
         let mut spares = self.tables.lock();
-        let mut found = 0;
-        self.leaves(&mut spares, range.clone(), &mut |_, _, slot, level| {
+        let mut start = range.start;
+        let mut tables = 0;
+        let mut changed = false;
+        while start < range.end && tables < PIECE {
+            // Most entries are empty.
+            let rest = &directory[index(start, 1)..=index(range.end - 1, 1)];
+            match rest.iter().position(|slot| slot.load(Ordering::Relaxed) != 0) {
+                None => {
+                    start = range.end;
+                    break;
+                }
+                Some(0) => {}
+                Some(skipped) => start = (start & !(LARGE_PAGE_SIZE - 1)) + skipped * LARGE_PAGE_SIZE,
+            }
+            let slot = &directory[index(start, 1)];
+            let (span, whole) = span(start, range.end);
+            tables += 1;
+            if slot.load(Ordering::Relaxed) & entry::LARGE != 0 && !whole {
+                self.split(&mut spares, slot, start);
+            }
+            if whole {
+                slot.store(slot.load(Ordering::Relaxed) & !entry::PRESENT | entry::DYING, Ordering::Relaxed);
+                changed = true;
+            } else {
+                // SAFETY: the entry points to a table, which stays while the lock is held.
+                let small = unsafe { table(slot.load(Ordering::Relaxed)) };
+                for slot in &small[index(span.start, 0)..=index(span.end - 1, 0)] {
+                    let value = slot.load(Ordering::Relaxed);
+                    if value != 0 {
+                        slot.store(value & !entry::PRESENT | entry::DYING, Ordering::Relaxed);
+                        changed = true;
+                    }
+                }
+            }
+            start = span.end;
+        }
+        if !changed {
+            return start;
+        }
+        core::sync::atomic::fence(Ordering::SeqCst);
+        shootdown::flush(&self.active, range.start, (start - range.start) / PAGE_SIZE);
+        let end = start;
+        let mut start = range.start;
+        let mut released = 0;
+        while start < end && tables > 0 {
+            let slot = &directory[index(start, 1)];
+            if slot.load(Ordering::Relaxed) == 0 {
+                start = next(start, LARGE_PAGE_SIZE, end);
+                continue;
+            }
+            tables -= 1;
+            let (span, whole) = span(start, range.end);
             let value = slot.load(Ordering::Relaxed);
-            slot.store(value & !entry::PRESENT | entry::DYING, Ordering::SeqCst);
-            found += if level == 0 { 1 } else { ENTRIES };
-        });
-        // Tables that the range covers whole go too.
-        let mut emptied = false;
-        let first = range.start.next_multiple_of(LARGE_PAGE_SIZE);
-        for address in (first..range.end).step_by(LARGE_PAGE_SIZE) {
-            if range.end - address >= LARGE_PAGE_SIZE
-                && let Some(slot) = self.find(address, 1)
-            {
-                let value = slot.load(Ordering::Relaxed);
-                if value & entry::PRESENT != 0 {
-                    slot.store(value & !entry::PRESENT | entry::DYING, Ordering::SeqCst);
-                    emptied = true;
+            if value != 0 && whole {
+                slot.store(0, Ordering::Relaxed);
+                if value & entry::LARGE != 0 {
+                    release_large(value);
+                    free_table(spares.take());
+                    released += ENTRIES;
+                } else {
+                    // SAFETY: the table was taken out of the tree, and no TLB knows it any more.
+                    released += release_all(unsafe { table(value) });
+                    free_table(value);
                 }
+            } else if value != 0 {
+                // SAFETY: as above: not whole, so it is a table.
+                let small = unsafe { table(value) };
+                released += release_all(&small[index(span.start, 0)..=index(span.end - 1, 0)]);
             }
+            start = span.end;
         }
-        if found == 0 && !emptied {
-            return;
-        }
-        shootdown::flush(&self.active, range.start, (range.end - range.start) / PAGE_SIZE);
-        self.resident.fetch_sub(found, Ordering::Relaxed);
-        let mut address = range.start;
-        while address < range.end {
-            let end = next(address, LARGE_PAGE_SIZE, range.end);
-            if let Some(slot) = self.find(address, 1) {
-                let value = slot.load(Ordering::Relaxed);
-                if value & entry::DYING != 0 {
-                    slot.store(0, Ordering::Relaxed);
-                    if value & entry::LARGE != 0 {
-                        release_large(value);
-                        free_table(spares.take());
-                    } else {
-                        // SAFETY: the table was taken out of the tree, and no TLB knows it any more.
-                        for small in unsafe { table(value) } {
-                            let value = small.load(Ordering::Relaxed);
-                            if value != 0 {
-                                frames::release(frame(value));
-                            }
-                        }
-                        free_table(value);
-                    }
-                } else if value & entry::PRESENT != 0 {
-                    // SAFETY: the entry points to a table (large pages in the range are dying or gone).
-                    let small = unsafe { table(value) };
-                    for page in (address..end).step_by(PAGE_SIZE) {
-                        let value = small[index(page, 0)].load(Ordering::Relaxed);
-                        if value & entry::DYING != 0 {
-                            small[index(page, 0)].store(0, Ordering::Relaxed);
-                            frames::release(frame(value));
-                        }
-                    }
-                }
-            }
-            address = end;
-        }
+        self.resident.fetch_sub(released, Ordering::Relaxed);
+        end
     }
 
     /// Releases the tables of the user half, when nothing is mapped and no CPU uses them.
     fn free_tables(&self, physical: u64, level: usize) {
-        // SAFETY: nothing else refers to the tables any more.
-        let current: &Table = unsafe { table(physical) };
-        let entries = if level == 3 { 256 } else { ENTRIES };
-        for slot in &current[..entries] {
-            let value = slot.load(Ordering::Relaxed);
-            if value & entry::PRESENT != 0 && value & entry::LARGE == 0 && level > 0 {
-                self.free_tables(value & entry::ADDRESS, level - 1);
+        // Directories are empty: the tables below them went with what they mapped.
+        if level > 1 {
+            // SAFETY: nothing else refers to the tables any more.
+            let current: &Table = unsafe { table(physical) };
+            let entries = if level == 3 { 256 } else { ENTRIES };
+            for slot in &current[..entries] {
+                let value = slot.load(Ordering::Relaxed);
+                if value != 0 {
+                    self.free_tables(value & entry::ADDRESS, level - 1);
+                }
             }
         }
         free_table(physical);
