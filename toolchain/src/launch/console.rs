@@ -1,9 +1,9 @@
-//! Our standard input as the guest's console.
+//! Our standard input and output as the guest's console.
 
 use std::{
     io::{self, IsTerminal, Read, Write},
     path::{Path, PathBuf},
-    process::ChildStdin,
+    process::{ChildStdin, ChildStdout},
     thread,
     time::{Duration, Instant},
 };
@@ -72,6 +72,8 @@ pub fn forward(mut guest: ChildStdin, status: PathBuf) -> Terminal {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Whoever shares our input with us made it so.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(READY_POLL),
                 Err(_) => break,
             }
         }
@@ -82,4 +84,28 @@ pub fn forward(mut guest: ChildStdin, status: PathBuf) -> Terminal {
         std::mem::forget(guest);
     });
     terminal
+}
+
+/// Copies what the guest prints to standard output, at once. QEMU itself must not have our output: it would make the
+/// terminal non-blocking for everybody. `lost` is called when nobody takes the output any more.
+pub fn print(mut guest: ChildStdout, lost: impl FnOnce() + Send + 'static) -> thread::JoinHandle<()> {
+    thread::spawn(move || {
+        let mut buffer = [0; 16 << 10];
+        let mut output = io::stdout().lock();
+        loop {
+            match guest.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(length) => {
+                    if output.write_all(&buffer[..length]).and_then(|()| output.flush()).is_err() {
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
+        }
+        lost();
+        // The guest may print on while it stops.
+        let _ = io::copy(&mut guest, &mut io::sink());
+    })
 }

@@ -67,6 +67,7 @@ pub fn run(plan: &Plan, report: &dyn Report) -> Result<Outcome, Error> {
     let mut child = Command::new(program)
         .args(arguments)
         .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
         .stderr(errors)
         // Signals of the terminal are ours to translate.
         .process_group(0)
@@ -76,6 +77,11 @@ pub fn run(plan: &Plan, report: &dyn Report) -> Result<Outcome, Error> {
             _ => Error::Host { what: "cannot start QEMU", source },
         })?;
     let terminal = child.stdin.take().map(|stdin| console::forward(stdin, folder.join(command::STATUS)));
+    let lost_sender = sender.clone();
+    let lost = move || {
+        let _ = lost_sender.send(Event::Signal(signal_hook::consts::SIGPIPE));
+    };
+    let printer = child.stdout.take().map(|stdout| console::print(stdout, lost));
     let process = Pid::from_child(&child);
     thread::spawn(move || {
         // Leaves the child to be reaped below, so that its number stays its own until then.
@@ -112,6 +118,10 @@ pub fn run(plan: &Plan, report: &dyn Report) -> Result<Outcome, Error> {
         }
     }
     let status = child.wait().map_err(host_error("cannot wait for QEMU"))?;
+    // All that the guest printed comes out before its status does.
+    if let Some(printer) = printer {
+        let _ = printer.join();
+    }
     drop(terminal);
     match killed {
         Some(signal) => Ok(Outcome::Killed(signal)),
