@@ -4,10 +4,11 @@ use rumpkern::{
     Errno, Result,
     uio::{Sink, Source},
 };
-use rumpvfs::file::OpenFlags;
+use rumpvfs::{file::OpenFlags, vnode::Kind};
 
 use crate::{
-    signal::number::SIGPIPE,
+    limits::{INFINITY, Resource},
+    signal::number::{SIGPIPE, SIGXFSZ},
     task::Task,
     user::{RW_MAX, is_user_range, read_iovecs},
 };
@@ -30,6 +31,29 @@ fn buffer(address: usize, length: usize) -> Result<(usize, usize)> {
         return Err(Errno::EFAULT);
     }
     Ok((address, length.min(RW_MAX)))
+}
+
+/// How much of a write RLIMIT_FSIZE allows, at `offset` or at the file's own position. EFBIG and SIGXFSZ if nothing.
+fn within_size_limit(task: &Task, file: &OpenFile, offset: Option<u64>, length: usize) -> Result<usize> {
+    if !file.seekable() || length == 0 {
+        return Ok(length);
+    }
+    let limit = task.process().limit(Resource::FileSize);
+    if limit == INFINITY || file.vnode().is_none_or(|vnode| vnode.kind() != Kind::Regular) {
+        return Ok(length);
+    }
+    let start = match offset {
+        _ if file.flags().contains(OpenFlags::APPEND) => file.attributes()?.size,
+        Some(offset) => offset,
+        None => *file.position().lock(),
+    };
+    match limit.saturating_sub(start) {
+        0 => {
+            super::mask::raise(task, SIGXFSZ);
+            Err(Errno::EFBIG)
+        }
+        room => Ok(length.min(usize::try_from(room).unwrap_or(usize::MAX))),
+    }
 }
 
 /// Sends SIGPIPE to the caller where a write found no reader.
@@ -57,6 +81,7 @@ pub fn write(task: &Task, descriptor: i32, address: usize, length: usize) -> Res
         return Err(Errno::EBADF);
     }
     let (address, length) = buffer(address, length)?;
+    let length = within_size_limit(task, &file, None, length)?;
     with_sigpipe(task, file.write(&mut Source::user(address, length)))
 }
 
@@ -77,6 +102,7 @@ pub fn pwrite(task: &Task, descriptor: i32, address: usize, length: usize, posit
     let position = offset(position)?;
     let file = task.files().get_io(descriptor)?;
     let (address, length) = buffer(address, length)?;
+    let length = within_size_limit(task, &file, Some(position), length)?;
     file.write_at(&mut Source::user(address, length), position)
 }
 
@@ -97,6 +123,7 @@ pub fn writev(task: &Task, descriptor: i32, vectors: usize, count: usize) -> Res
         return Err(Errno::EBADF);
     }
     let ranges = read_iovecs(vectors, count)?;
+    within_size_limit(task, &file, None, 1)?;
     with_sigpipe(task, file.write(&mut Source::vectors(&ranges)))
 }
 
@@ -291,7 +318,7 @@ pub fn readahead(task: &Task, descriptor: i32, _from: i64, _length: usize) -> Re
 /// posix_fadvise(2).
 pub fn fadvise(task: &Task, descriptor: i32, _from: i64, length: i64, advice: i32) -> Result<usize> {
     let file = task.files().get_io(descriptor)?;
-    if !file.seekable() && file.vnode().is_none_or(|vnode| vnode.kind() == rumpvfs::vnode::Kind::Fifo) {
+    if !file.seekable() && file.vnode().is_none_or(|vnode| vnode.kind() == Kind::Fifo) {
         return Err(Errno::ESPIPE);
     }
     if length < 0 || !(0..=5).contains(&advice) {
