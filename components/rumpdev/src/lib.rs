@@ -8,6 +8,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod block;
+pub mod disk;
 pub mod memory;
 pub mod nodes;
 pub mod random;

@@ -10,6 +10,7 @@ use rumpvfs::{
 };
 
 use crate::{
+    block, disk,
     memory::{Full, Null, Zero},
     random::Random,
     tty::{self, CurrentTerminal, TtyFile},
@@ -42,6 +43,7 @@ pub fn register() {
             move |_: &Arc<dyn Vnode>, minor: u32, flags: OpenFlags| open(device_number(major, minor), flags);
         device::register(Kind::Character, major, None, Arc::new(opener));
     }
+    disk::register();
 }
 
 /// The character devices of /dev: name, device number, permissions.
@@ -92,6 +94,9 @@ pub fn populate(directory: &Arc<dyn Vnode>) -> Result<()> {
     }
     for (name, permissions) in DIRECTORIES {
         add(directory, name, Kind::Directory, permissions, (b"", 0))?;
+    }
+    for (index, (name, _)) in block::all().iter().enumerate() {
+        add_block_device(directory, name.as_bytes(), disk::number(index))?;
     }
     Ok(())
 }

@@ -32,7 +32,7 @@ pub(super) fn add(fixed: &mut Fixed) {
     text("locks", locks);
     text("meminfo", meminfo);
     text("modules", Vec::new);
-    text("partitions", || b"major minor  #blocks  name\n\n".to_vec());
+    text("partitions", partitions);
     text("stat", stat);
     text("swaps", || b"Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n".to_vec());
     text("uptime", uptime);
@@ -142,6 +142,15 @@ fn meminfo() -> Vec<u8> {
         "HugePages_Total:       0\nHugePages_Free:        0\nHugePages_Rsvd:        0\n\
          HugePages_Surp:        0\nHugepagesize:       2048 kB\nHugetlb:               0 kB\n",
     );
+    text.into_bytes()
+}
+
+fn partitions() -> Vec<u8> {
+    let mut text = String::from("major minor  #blocks  name\n\n");
+    for (index, (name, device)) in rumpdev::block::all().iter().enumerate() {
+        let (major, minor) = rumpvfs::vnode::device_parts(rumpdev::disk::number(index));
+        let _ = writeln!(text, "{major:4}  {minor:7} {:>10} {name}", device.sectors() / 2);
+    }
     text.into_bytes()
 }
 

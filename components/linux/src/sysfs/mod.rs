@@ -14,7 +14,7 @@ const MAGIC: u64 = 0x6265_6572;
 /// A new /sys.
 pub fn new() -> Arc<dyn FileSystem> {
     let root = Fixed::new()
-        .with("block", empty())
+        .with("block", Entry::directory(Disks))
         .with("bus", empty())
         .with("class", Entry::directory(class()))
         .with("dev", Entry::directory(Fixed::new().with("block", empty()).with("char", empty())))
@@ -40,7 +40,7 @@ fn class() -> Fixed {
         .with("operstate", Entry::constant("unknown\n"))
         .with("type", Entry::constant("772\n"));
     Fixed::new()
-        .with("block", empty())
+        .with("block", Entry::directory(Disks))
         .with("net", Entry::directory(Fixed::new().with("lo", Entry::directory(lo))))
         .with("tty", empty())
 }
@@ -193,6 +193,37 @@ fn caches(cpu: usize) -> Fixed {
         caches.add(&format!("index{index}"), Entry::directory(cache));
     }
     caches
+}
+
+/// The disks.
+struct Disks;
+
+impl Directory for Disks {
+    fn lookup(&self, name: &[u8]) -> Option<Entry> {
+        let disks = rumpdev::block::all();
+        let index = disks.iter().position(|(other, _)| other.as_bytes() == name)?;
+        let device = disks[index].1.clone();
+        let (major, minor) = rumpvfs::vnode::device_parts(rumpdev::disk::number(index));
+        let (sectors, block) = (device.sectors(), device.block_size());
+        let line = |value: String| Entry::text(move || value.clone().into_bytes());
+        let queue = Fixed::new()
+            .with("hw_sector_size", line(format!("{block}\n")))
+            .with("logical_block_size", line(format!("{block}\n")))
+            .with("physical_block_size", line(format!("{block}\n")))
+            .with("rotational", Entry::constant("0\n"));
+        let disk = Fixed::new()
+            .with("dev", line(format!("{major}:{minor}\n")))
+            .with("queue", Entry::directory(queue))
+            .with("removable", Entry::constant("0\n"))
+            .with("ro", line(format!("{}\n", u8::from(device.read_only()))))
+            .with("size", line(format!("{sectors}\n")));
+        Some(Entry::directory(disk))
+    }
+
+    fn names(&self) -> Vec<(u64, Vec<u8>, Kind)> {
+        let disks = rumpdev::block::all();
+        (0..).zip(disks).map(|(number, (name, _))| (number, name.into_bytes(), Kind::Directory)).collect()
+    }
 }
 
 fn nodes() -> Fixed {
