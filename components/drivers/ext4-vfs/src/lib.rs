@@ -268,8 +268,11 @@ impl FileSystem for Ext4Fs {
 }
 
 impl Drop for Ext4Fs {
+    /// After a lazy unmount, when the last open file is closed.
     fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Release);
-        self.shared.work.wake_all();
+        if !self.shared.stop.load(Ordering::Acquire) {
+            // Nobody is left to hear of a failure.
+            let _ = FileSystem::unmount(self);
+        }
     }
 }
