@@ -338,16 +338,23 @@ impl Location {
 
     /// Makes every mounted file system below durable (sync(2)); `self` is the root.
     pub fn sync_all(&self) -> Result<()> {
-        let mut systems = Vec::new();
-        self.mount.visit(&mut |mount| systems.push(mount.file_system.clone()));
-        systems.iter().map(|system| system.sync()).fold(Ok(()), |first, result| first.and(result))
+        self.for_all(|system| system.sync())
     }
 
     /// Leaves every mounted file system clean before the machine stops; `self` is the root.
     pub fn unmount_all(&self) -> Result<()> {
+        self.for_all(|system| system.unmount())
+    }
+
+    /// Does something with every mounted file system; returns the first error.
+    fn for_all(&self, act: impl Fn(&Arc<dyn FileSystem>) -> Result<()>) -> Result<()> {
         let mut systems = Vec::new();
         self.mount.visit(&mut |mount| systems.push(mount.file_system.clone()));
-        systems.iter().map(|system| system.unmount()).fold(Ok(()), |first, result| first.and(result))
+        let mut outcome = Ok(());
+        for system in &systems {
+            outcome = outcome.and(act(system));
+        }
+        outcome
     }
 
     /// What is mounted below `self`, the root of the caller.

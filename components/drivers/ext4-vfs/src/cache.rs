@@ -335,11 +335,10 @@ impl Node {
                     (frame, taken)
                 }
                 None => {
-                    let result = self.page_for_change(index).map(|frame| {
+                    let result = self.page_for_change(index).inspect(|frame| {
                         let mut bytes = [0; PAGE_SIZE];
                         new.read(0, &mut bytes);
                         frame.write(within, &bytes[within..within + taken]);
-                        frame
                     });
                     rumpuser_frame_release(new);
                     (result?, taken)

@@ -32,6 +32,9 @@ const BATCH: usize = 64;
 /// Most bytes of extended attributes of a file.
 const XATTR_SPACE: usize = 1 << 16;
 
+/// Extended attributes by name.
+type Xattrs = BTreeMap<Box<[u8]>, Box<[u8]>>;
+
 /// A file.
 pub struct Node {
     this: Weak<Node>,
@@ -43,7 +46,7 @@ pub struct Node {
     from_image: Option<u32>,
     metadata: SpinLock<Metadata>,
     body: Body,
-    xattrs: Mutex<BTreeMap<Box<[u8]>, Box<[u8]>>>,
+    xattrs: Mutex<Xattrs>,
 }
 
 /// What changes of a file besides its data.
