@@ -69,7 +69,6 @@ int main(int count, char **arguments) {
     if (strcmp(how, "no-interrupts") == 0) __asm__ volatile("cli; 1: jmp 1b");
     if (strcmp(how, "port") == 0) __asm__ volatile("outb %%al, $0x80" ::: "memory");
     if (strcmp(how, "trap-flag") == 0) __asm__ volatile("pushfq; orq $0x100, (%%rsp); popfq; nop" ::: "memory");
-    if (strcmp(how, "align-flag") == 0) __asm__ volatile("pushfq; orq $0x40000, (%%rsp); popfq; movl 1(%%rsp), %%eax; pushfq; andq $~0x40000, (%%rsp); popfq" ::: "eax", "memory");
     if (strcmp(how, "bad-stack") == 0) __asm__ volatile("movq $0x8000000000000000, %%rsp; push %%rax" ::: "memory");
     if (strcmp(how, "bad-stack-call") == 0) __asm__ volatile("movq $0xffffffff80100000, %%rsp; movl $39, %%eax; syscall; push %%rax" ::: "memory");
     if (strcmp(how, "segments") == 0) __asm__ volatile("xorl %%eax, %%eax; movl %%eax, %%gs; movl %%eax, %%ds; movl %%eax, %%es; movl $39, %%eax; syscall; ud2" ::: "eax", "rcx", "r11", "memory");

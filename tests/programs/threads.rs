@@ -51,5 +51,7 @@ fn main() {
     }
     partner.join().unwrap();
     println!("turns {}", turn.0.lock().unwrap());
+    // The message of the panic would go to standard error.
+    std::panic::set_hook(Box::new(|_| {}));
     println!("caught {:?}", thread::spawn(|| panic!("on purpose")).join().is_err());
 }

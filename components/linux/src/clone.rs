@@ -153,11 +153,9 @@ fn check(arguments: &Arguments) -> Result<()> {
 
 /// Refuses when there are too many tasks or too little memory: what stops a fork bomb.
 fn admit(task: &Task, new_process: bool) -> Result<()> {
-    const TASK_COST: u64 = 64 << 10;
     let memory = rumpuser_memory_statistics();
-    let most = (memory.total / TASK_COST).clamp(64, registry::PID_MAX as u64 / 2) as usize;
-    let reserve = memory.total / if new_process { 32 } else { 128 };
-    if registry::task_count() >= most || memory.free < reserve {
+    let reserve = memory.total / if new_process { 16 } else { 64 };
+    if registry::task_count() >= registry::most_tasks() || memory.free < reserve {
         return Err(Errno::EAGAIN);
     }
     let credentials = task.credentials();

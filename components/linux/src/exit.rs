@@ -98,7 +98,8 @@ fn report(task: &Task, info: &SignalInfo) {
         ));
     } else if matches!(info.signal, SIGSEGV | SIGBUS | SIGILL | SIGFPE | SIGTRAP | SIGABRT | SIGSYS) {
         console::message(format_args!("{}: killed by {name}, rip {rip:#x}{place}", task.name()));
-    } else {
+    } else if info.code != SignalInfo::SI_KERNEL {
+        // The kernel's own say why themselves: an orderly stop, a terminal's key, memory that is used up.
         console::message(format_args!("{}: killed by {name}", task.name()));
     }
 }

@@ -4,7 +4,10 @@ use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
 use core::sync::atomic::Ordering;
 
 use rumpkern::{Errno, Result};
-use rumpuser::sync::{Mutex, RwLock};
+use rumpuser::{
+    rumpuser_memory_statistics,
+    sync::{Mutex, RwLock},
+};
 
 use crate::{process::Process, task::Task};
 
@@ -16,6 +19,11 @@ static TASKS: RwLock<BTreeMap<i32, Arc<Task>>> = RwLock::new(BTreeMap::new());
 /// The last identifier that was given, and whether numbers may be in use as those of groups and sessions: they were
 /// given more than once.
 static LAST: Mutex<(i32, bool)> = Mutex::new((0, false));
+
+/// How many tasks there may be: an eighth of the memory in stacks of 16 KiB, as Linux computes threads-max.
+pub fn most_tasks() -> usize {
+    (rumpuser_memory_statistics().total / (8 * 16384)).clamp(64, PID_MAX as u64 / 2) as usize
+}
 
 /// An identifier that no process, task, group or session has. EAGAIN if there is none.
 pub fn allocate() -> Result<i32> {

@@ -172,6 +172,10 @@ pub fn personality(_task: &Task, persona: u32) -> Result<usize> {
 
 /// vhangup(2).
 pub fn vhangup(task: &Task) -> Result<usize> {
+    const CAP_SYS_TTY_CONFIG: u32 = 26;
+    if !task.credentials().capable(CAP_SYS_TTY_CONFIG) {
+        return Err(Errno::EPERM);
+    }
     crate::terminal::session_ends(task.process().session());
     Ok(0)
 }

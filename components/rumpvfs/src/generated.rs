@@ -90,6 +90,11 @@ impl Entry {
         Entry::File { permissions: 0o644, read: Some(Arc::new(read)), write: Some(Arc::new(write)) }
     }
 
+    /// A file that only its owner can write, and nobody read.
+    pub fn command(write: impl Fn(&[u8]) -> Result<()> + Send + Sync + 'static) -> Self {
+        Entry::File { permissions: 0o200, read: None, write: Some(Arc::new(write)) }
+    }
+
     /// A symbolic link whose target may change.
     pub fn link(read: impl Fn() -> Result<Vec<u8>> + Send + Sync + 'static) -> Self {
         Entry::Link(Arc::new(read))

@@ -4,13 +4,16 @@ use alloc::{format, string::String, sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use rumpkern::{Errno, Result};
-use rumpuser::{rumpuser_getrandom, rumpuser_memory_statistics, sync::Mutex};
+use rumpuser::{rumpuser_getrandom, sync::Mutex};
 use rumpvfs::{
     generated::{Entry, Fixed},
     pipe,
 };
 
-use crate::{registry::PID_MAX, uts};
+use crate::{
+    registry::{PID_MAX, most_tasks},
+    uts,
+};
 
 /// /proc/sys.
 pub(super) fn directory() -> Entry {
@@ -75,11 +78,6 @@ fn boot_identifier() -> Vec<u8> {
     IDENTIFIER.lock().get_or_insert_with(uuid).clone().into_bytes()
 }
 
-/// As many threads as an eighth of the memory has stacks, the way Linux computes it.
-fn threads_max() -> u64 {
-    (rumpuser_memory_statistics().total / (8 * 16384)).clamp(20, PID_MAX as u64)
-}
-
 fn kernel() -> Entry {
     let random = Fixed::new()
         .with("boot_id", Entry::text(boot_identifier))
@@ -123,7 +121,7 @@ fn kernel() -> Entry {
             .with("shmmax", fixed_number(18_446_744_073_692_774_399))
             .with("shmmni", fixed_number(4096))
             .with("tainted", fixed_number(0))
-            .with("threads-max", Entry::text(|| format!("{}\n", threads_max()).into_bytes()))
+            .with("threads-max", Entry::text(|| format!("{}\n", most_tasks()).into_bytes()))
             .with("unprivileged_bpf_disabled", fixed_number(2))
             .with("version", Entry::text(|| format!("{}\n", uts::VERSION).into_bytes()))
             .with("yama", Entry::directory(Fixed::new().with("ptrace_scope", number(0)))),

@@ -3,9 +3,10 @@
 use alloc::{format, string::String, vec::Vec};
 use core::fmt::Write;
 
+use rumpkern::Result;
 use rumpuser::{
-    memory::PAGE_SIZE, rumpuser_clock_monotonic, rumpuser_clock_realtime, rumpuser_cpu_count,
-    rumpuser_cpu_times, rumpuser_memory_statistics, sync::Mutex,
+    Halt, memory::PAGE_SIZE, rumpuser_clock_monotonic, rumpuser_clock_realtime, rumpuser_cpu_count,
+    rumpuser_cpu_times, rumpuser_halt, rumpuser_memory_statistics, sync::Mutex,
 };
 use rumpvfs::generated::{Entry, Fixed};
 
@@ -50,6 +51,19 @@ pub(super) fn add(fixed: &mut Fixed) {
     ] {
         fixed.add(name, Entry::constant(constant));
     }
+    fixed.add("sysrq-trigger", Entry::command(sysrq));
+}
+
+/// The commands of Linux's admin-guide/sysrq that make sense here.
+fn sysrq(command: &[u8]) -> Result<()> {
+    match command.first() {
+        Some(b'b') => rumpuser_halt(Halt::Reboot),
+        Some(b'c') => panic!("sysrq triggered crash"),
+        Some(b'e' | b'o') => crate::rc::request_stop(),
+        Some(b's') => return crate::rc::root().map_or(Ok(()), |root| root.sync_all()),
+        _ => {}
+    }
+    Ok(())
 }
 
 const FILE_SYSTEMS: &str = "nodev\tproc\nnodev\tsysfs\nnodev\ttmpfs\nnodev\toverlay\nnodev\tdevtmpfs\n\
