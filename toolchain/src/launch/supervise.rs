@@ -64,18 +64,15 @@ pub fn run(plan: &Plan, report: &dyn Report) -> Result<Outcome, Error> {
     let errors = fs::File::create(folder.join("errors"))
         .map_err(host_error("cannot write to the temporary folder"))?;
     let (program, arguments) = plan.words.split_first().ok_or(Error::NoQemu)?;
-    let mut child = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(errors)
-        // Signals of the terminal are ours to translate.
-        .process_group(0)
-        .spawn()
-        .map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => Error::NoQemu,
-            _ => Error::Host { what: "cannot start QEMU", source },
-        })?;
+    let mut command = Command::new(program);
+    // Signals of the terminal are ours to translate.
+    command.args(arguments).process_group(0);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors);
+    die_with_us(&mut command);
+    let mut child = command.spawn().map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => Error::NoQemu,
+        _ => Error::Host { what: "cannot start QEMU", source },
+    })?;
     let terminal = child.stdin.take().map(|stdin| console::forward(stdin, folder.join(command::STATUS)));
     let lost_sender = sender.clone();
     let lost = move || {
@@ -126,6 +123,17 @@ pub fn run(plan: &Plan, report: &dyn Report) -> Result<Outcome, Error> {
     match killed {
         Some(signal) => Ok(Outcome::Killed(signal)),
         None => outcome(plan, status),
+    }
+}
+
+/// Has the kernel kill the command's process when ours ends, even by SIGKILL.
+#[allow(unsafe_code, reason = "what runs between fork and exec must be vouched for")]
+fn die_with_us(command: &mut Command) {
+    // SAFETY: one system call, which is async-signal-safe; nothing is allocated or locked.
+    unsafe {
+        command.pre_exec(|| {
+            Ok(rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?)
+        });
     }
 }
 
