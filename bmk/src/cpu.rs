@@ -34,6 +34,11 @@ pub const USER_DATA: u16 = 0x2b;
 pub const USER_CODE: u16 = 0x33;
 const TASK: u16 = 0x38;
 const DESCRIPTORS: usize = 9;
+/// Bytes for the report of a fault that the kernel doesn't survive.
+const FATAL_STACK: u64 = 24 << 10;
+/// Bytes for an entry.
+const ENTRY_STACK: u64 = 2 << 10;
+const _: () = assert!(FATAL_STACK + 4 * ENTRY_STACK <= stack::SIZE as u64);
 
 /// The task state segment (SDM volume 3, section 8.7): only its stacks matter.
 #[repr(C, packed(4))]
@@ -260,10 +265,12 @@ pub fn initialise_tables(cpu: &'static Cpu) -> Result<(), OutOfMemory> {
     let task = cpu.task.get();
     // SAFETY: the CPU sets up its own tables, once, with interrupts disabled; the stacks are never freed.
     unsafe {
-        (*task).privilege_stacks[0] = stack::allocate()? as u64;
-        for number in 0..trap::STACKS {
-            (*task).interrupt_stacks[number] = stack::allocate()? as u64;
-        }
+        // One stack in parts: most for faults that the kernel doesn't survive (double fault, machine check), little
+        // for entries that only push a frame and move on.
+        let top = stack::allocate()? as u64;
+        let small = |number| top - FATAL_STACK - number * ENTRY_STACK;
+        (*task).privilege_stacks[0] = small(0);
+        (*task).interrupt_stacks = [small(1), small(2), top, top, small(3), 0, 0];
         let gdt = cpu.gdt.get();
         let base = task as u64;
         (*gdt)[7] = (size_of::<TaskState>() as u64 - 1)

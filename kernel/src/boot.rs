@@ -209,7 +209,7 @@ boot_pdpt_high: .skip 4096
 boot_pd_high: .skip 4096
 boot_pt_high: .skip 2*4096
     .global boot_stack, boot_stack_top
-boot_stack: .skip 16384
+boot_stack: .skip 32768
 boot_stack_top:
 "#,
     options(att_syntax)

@@ -69,6 +69,14 @@ extern "sysv64" fn kernel_boot(magic: u32, information: u64, delta: u64) -> ! {
     bmk::boot::start(&platform_hw::PC, image, magic, information, main)
 }
 
+/// How many bytes at the far end of the boot stack, which is the first CPU's idle stack now, were never written.
+#[cfg(feature = "selftest")]
+fn boot_stack_unused() -> usize {
+    let (start, end) = (&raw const boot_stack as usize, &raw const boot_stack_top as usize);
+    // SAFETY: reads memory of the image; what the CPU writes there meanwhile doesn't matter.
+    (start..end).take_while(|&address| unsafe { core::ptr::read_volatile(address as *const u8) } == 0).count()
+}
+
 /// The drivers of this kernel, in the order in which they see a device.
 static DRIVERS: &[&dyn rumpuser::device::Driver] = &[
     #[cfg(feature = "virtio")]

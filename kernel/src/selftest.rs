@@ -532,6 +532,7 @@ pub fn main(payload: &'static [u8], information: &bmk::platform::BootInformation
     for (name, test) in tests.into_iter().filter(|(name, _)| only.is_none_or(|only| only == *name)) {
         run(name, test);
     }
+    bmk::message!("boot stack: {} bytes never used", crate::boot_stack_unused());
     let times: Vec<_> = (0..rumpuser_cpu_count()).map(rumpuser_cpu_times).collect();
     bmk::message!("CPU times {times:?}, {} KiB free", rumpuser_memory_statistics().free >> 10);
     rumpuser_halt(Halt::PowerOff(0));

@@ -25,8 +25,6 @@ use crate::{
 };
 use frame::KernelFrame;
 
-/// How many stacks (IST) a CPU has: interrupts, NMI, double fault, machine check, debug.
-pub const STACKS: usize = 5;
 const PAGE_FAULT: u64 = 14;
 const SIMD_EXCEPTION: u64 = 19;
 
@@ -49,7 +47,7 @@ unsafe extern "C" {
     static bmk_trap_stubs: u8;
 }
 
-/// The IST number of a vector: 0 stays on the stack (or takes the one for entries from user mode).
+/// The IST number of a vector (1 interrupts, 2 NMI, 3 double fault, 4 machine check, 5 debug): 0 stays on the stack (or takes the one for entries from user mode).
 fn stack_of(vector: usize) -> u64 {
     match vector {
         1 => 5,
