@@ -79,6 +79,9 @@ impl Space {
                     return Err(Errno::EINVAL);
                 }
                 let complete = contents.map.covers(range.clone());
+                if contents.map.is_cut(&range) {
+                    self.check_room(&contents.map)?;
+                }
                 contents.map.update(range, |_, entry| {
                     if !entry.flags.contains(EntryFlags::SPECIAL) {
                         entry.flags = (entry.flags - clear) | set;
@@ -219,6 +222,9 @@ impl Space {
                 .sum();
             if lock && !unlimited && contents.map.locked + new > self.limit(Limit::Locked) {
                 return Err(Errno::ENOMEM);
+            }
+            if contents.map.is_cut(&range) {
+                self.check_room(&contents.map)?;
             }
             contents.map.update(range.clone(), |_, entry| set_locked(entry, lock));
         }

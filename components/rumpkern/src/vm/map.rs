@@ -87,6 +87,17 @@ impl Map {
         reached >= range.end
     }
 
+    /// Whether one entry has all of `range` and more on both sides, so that it would become two or three.
+    pub fn is_inside(&self, range: &Range<usize>) -> bool {
+        self.find(range.start).is_some_and(|(start, entry)| start < range.start && range.end < entry.end)
+    }
+
+    /// Whether an entry border would have to be made at an end of `range`.
+    pub fn is_cut(&self, range: &Range<usize>) -> bool {
+        let inside = |address: usize| self.find(address).is_some_and(|(start, _)| start < address);
+        inside(range.start) || inside(range.end)
+    }
+
     fn account(&mut self, start: usize, entry: &Entry, add: bool) {
         let length = entry.end - start;
         let change = |counter: &mut usize| *counter = if add { *counter + length } else { *counter - length };

@@ -369,6 +369,14 @@ impl Space {
         Ok(replaced)
     }
 
+    /// ENOMEM if the map should have no more entries: it has too many, or the kernel's last memory is needed for
+    /// programs that give some back.
+    pub(super) fn check_room(&self, map: &Map) -> Result<()> {
+        let memory = rumpuser_memory_statistics();
+        let scarce = memory.free < (memory.total / 64).clamp(128 << 10, 4 << 20);
+        if scarce || map.len() + 2 > ENTRIES_MAX { Err(Errno::ENOMEM) } else { Ok(()) }
+    }
+
     /// munmap(2).
     pub fn unmap(&self, start: usize, length: usize) -> Result<()> {
         if length == 0 {
