@@ -18,9 +18,10 @@ use crate::{cpu, lock::Spin, machine};
 /// Object sizes. Each is a multiple of 16, and of the alignment that layouts of its size may ask for.
 pub const CLASSES: [usize; 17] =
     [16, 32, 48, 64, 96, 128, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536, 2048];
-/// Bytes of a slab of a class: room for a header and several objects.
+/// Frames of a slab of a class, as a power of two: room for a header and several objects. One where that will do,
+/// since memory that is nearly used up has no larger blocks.
 const fn slab_order(size: usize) -> usize {
-    if size <= 256 { 0 } else { 2 }
+    if size <= 1024 { 0 } else { 2 }
 }
 /// What a CPU keeps of a class, in bytes and in objects.
 const CACHE_BYTES: usize = 8192;

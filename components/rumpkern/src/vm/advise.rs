@@ -98,16 +98,18 @@ impl Space {
 
     /// Maps what the objects in `range` have at hand.
     fn prefetch(&self, range: Range<usize>) {
-        let objects: Vec<Range<usize>> = {
-            let contents = self.map.read();
-            contents
-                .map
-                .overlapping(range.clone())
-                .filter(|(_, entry)| matches!(entry.backing, Backing::Pager { .. }) && entry.shared())
-                .map(|(start, entry)| start.max(range.start)..entry.end.min(range.end))
-                .collect()
-        };
-        for object in objects {
+        let mut from = range.start;
+        loop {
+            let object = {
+                let contents = self.map.read();
+                contents
+                    .map
+                    .overlapping(from..range.end)
+                    .find(|(_, entry)| matches!(entry.backing, Backing::Pager { .. }) && entry.shared())
+                    .map(|(start, entry)| start.max(from)..entry.end.min(range.end))
+            };
+            let Some(object) = object.filter(|object| !object.is_empty()) else { return };
+            from = object.end;
             self.populate(object, false);
         }
     }
@@ -148,6 +150,7 @@ impl Space {
                     return Err(Errno::EACCES);
                 }
                 let count = ((entry.end.min(range.end) - from) / PAGE_SIZE) as u64;
+                targets.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
                 targets.push((pager.clone(), first..first + count));
             }
         }
@@ -188,6 +191,7 @@ impl Space {
                     && entry.shared()
                     && !pagers.iter().any(|other| Arc::ptr_eq(other, pager))
                 {
+                    pagers.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
                     pagers.push(pager.clone());
                 }
             }

@@ -1,6 +1,6 @@
 //! Duplicating a space: copy-on-write for private pages, the same objects for shared ones.
 
-use alloc::{sync::Arc, vec::Vec};
+use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
 use super::{
@@ -21,7 +21,7 @@ impl Space {
         if let Some(attachment) = self.attachment() {
             child.set_attachment(attachment);
         }
-        let mut copies = Vec::new();
+        let mut target = child.map.write();
         for (start, entry) in contents.map.iter() {
             if entry.flags.contains(EntryFlags::DONT_FORK) {
                 continue;
@@ -29,7 +29,7 @@ impl Space {
             let mut copy = entry.clone();
             copy.flags.remove(EntryFlags::LOCKED);
             child.register(&mut copy);
-            copies.push((start, copy));
+            target.map.insert(start, copy);
             // Pages that are the object's own are found again by a fault, several at a time.
             let from_object = matches!(entry.backing, Backing::Pager { .. })
                 && (entry.shared() || !entry.copied.load(Ordering::Relaxed));
@@ -37,14 +37,9 @@ impl Space {
                 self.pmap.share_copy_on_write(&*child.pmap, start..entry.end)?;
             }
         }
-        {
-            let mut target = child.map.write();
-            for (start, entry) in copies {
-                target.map.insert(start, entry);
-            }
-            target.heap = contents.heap.clone();
-            child.note_total(&target.map);
-        }
+        target.heap = contents.heap.clone();
+        child.note_total(&target.map);
+        drop(target);
         Ok(child)
     }
 }

@@ -1,6 +1,6 @@
 //! The sorted map of entries: splitting, merging, accounting, and the search for free addresses.
 
-use alloc::{collections::BTreeMap, vec::Vec};
+use alloc::collections::{BTreeMap, LinkedList};
 use core::ops::Range;
 
 use super::entry::{Entry, EntryFlags};
@@ -10,6 +10,9 @@ pub(super) const GUARD_GAP: usize = 1 << 20;
 
 /// The lowest address that is ever mapped (Linux: vm.mmap_min_addr).
 pub(super) const LOWEST: usize = 0x1_0000;
+
+/// Entries taken out of a map. A list, as there may be many: where memory is short, it has no large blocks.
+pub(super) type Taken = LinkedList<(usize, Entry)>;
 
 /// The entries of a space.
 pub(super) struct Map {
@@ -46,6 +49,11 @@ impl Map {
 
     pub fn iter(&self) -> impl Iterator<Item = (usize, &Entry)> {
         self.entries.iter().map(|(&start, entry)| (start, entry))
+    }
+
+    /// The entries that start at `from` or above.
+    pub fn iter_from(&self, from: usize) -> impl Iterator<Item = (usize, &Entry)> {
+        self.entries.range(from..).map(|(&start, entry)| (start, entry))
     }
 
     /// The entry that contains `address`.
@@ -142,8 +150,8 @@ impl Map {
     }
 
     /// Takes everything in `range` out of the map.
-    pub fn take(&mut self, range: Range<usize>) -> Vec<(usize, Entry)> {
-        let mut taken = Vec::new();
+    pub fn take(&mut self, range: Range<usize>) -> Taken {
+        let mut taken = Taken::new();
         if self.is_free(range.clone()) {
             return taken;
         }
@@ -152,7 +160,7 @@ impl Map {
         while let Some((&start, _)) = self.entries.range(range.clone()).next() {
             if let Some(entry) = self.entries.remove(&start) {
                 self.account(start, &entry, false);
-                taken.push((start, entry));
+                taken.push_back((start, entry));
             }
         }
         self.note_hole(&range);
@@ -177,18 +185,26 @@ impl Map {
     pub fn update(&mut self, range: Range<usize>, mut change: impl FnMut(usize, &mut Entry)) {
         self.split(range.start);
         self.split(range.end);
-        let starts: Vec<usize> = self.entries.range(range.clone()).map(|(&start, _)| start).collect();
-        for &start in &starts {
+        let mut from = range.start;
+        while let Some(start) = self.start_from(from, range.end) {
+            from = start + 1;
             let Some(mut entry) = self.entries.remove(&start) else { continue };
             self.account(start, &entry, false);
             change(start, &mut entry);
             self.account(start, &entry, true);
             self.entries.insert(start, entry);
         }
-        for start in starts {
+        from = range.start;
+        while let Some(start) = self.start_from(from, range.end) {
+            from = start + 1;
             self.join(start);
         }
         self.join(range.end);
+    }
+
+    /// The first entry that starts in `from..end`.
+    fn start_from(&self, from: usize, end: usize) -> Option<usize> {
+        self.entries.range(from..end.max(from)).next().map(|(&start, _)| start)
     }
 
     /// Lets an entry that grows down begin at `start`.

@@ -3,13 +3,16 @@
 use alloc::sync::{Arc, Weak};
 use core::{ops::Range, sync::atomic::Ordering};
 
-use rumpuser::{Protection, rumpuser_frame_references};
+use rumpuser::{Protection, memory::PAGE_SIZE, rumpuser_frame_references};
 
 use super::{
     Space,
     entry::{Backing, Entry},
 };
 use crate::mappings::Mapping;
+
+/// Pages looked at together.
+const BATCH: usize = 64;
 
 /// That a space maps an object: held by the entries, entered in the object's list.
 pub(super) struct Registration {
@@ -67,14 +70,20 @@ impl Space {
             }
             // Which pages are copies is not recorded, but those outside the allocator are not; old contents of
             // others may stay in a private mapping.
-            let mut originals = alloc::vec::Vec::new();
-            self.pmap.for_each(range, &mut |address, frame, _| {
-                if rumpuser_frame_references(frame) == u32::MAX {
-                    originals.push(address);
+            let mut from = range.start;
+            while from < range.end {
+                let part = from..range.end.min(from + BATCH * PAGE_SIZE);
+                from = part.end;
+                let mut originals = 0u64;
+                self.pmap.for_each(part.clone(), &mut |address, frame, _| {
+                    if rumpuser_frame_references(frame) == u32::MAX {
+                        originals |= 1 << ((address - part.start) / PAGE_SIZE);
+                    }
+                });
+                for page in (0..BATCH).filter(|page| originals >> page & 1 == 1) {
+                    let address = part.start + page * PAGE_SIZE;
+                    self.remove_pages(address..address + PAGE_SIZE);
                 }
-            });
-            for address in originals {
-                self.remove_pages(address..address + rumpuser::memory::PAGE_SIZE);
             }
         }
     }

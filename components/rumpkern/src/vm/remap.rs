@@ -1,6 +1,5 @@
 //! mremap(2): growing, shrinking and moving mappings.
 
-use alloc::vec::Vec;
 use core::ops::Range;
 
 use rumpuser::memory::{PAGE_SIZE, USER_END};
@@ -8,7 +7,7 @@ use rumpuser::memory::{PAGE_SIZE, USER_END};
 use super::{
     ENTRIES_MAX, Limit, Space,
     entry::{Backing, Entry, EntryFlags},
-    map::{LOWEST, Map},
+    map::{LOWEST, Map, Taken},
     space::{page_up, user_range},
 };
 use crate::{Errno, Result};
@@ -49,7 +48,7 @@ impl Space {
             }
         }
         let mut contents = self.map.write();
-        let mut removed = Vec::new();
+        let mut removed = Taken::new();
         let result =
             self.remap_locked(&mut contents.map, range, new_length, destination, keep_old, &mut removed);
         drop(contents);
@@ -91,7 +90,7 @@ impl Space {
         new_length: usize,
         destination: Destination,
         keep_old: bool,
-        removed: &mut Vec<(usize, Entry)>,
+        removed: &mut Taken,
     ) -> Result<(usize, bool)> {
         let old_length = range.end - range.start;
         let (start, model) =
@@ -104,7 +103,7 @@ impl Space {
         if !fixed && !keep_old && old_length >= new_length {
             if old_length > new_length {
                 let tail = range.start + new_length..range.end;
-                removed.extend(map.take(tail.clone()));
+                removed.append(&mut map.take(tail.clone()));
                 self.remove_pages(tail);
             }
             return Ok((range.start, false));
@@ -131,11 +130,11 @@ impl Space {
             Destination::Same => return Err(Errno::ENOMEM),
             Destination::Anywhere => map.find_gap(new_length, PAGE_SIZE, 0, None).ok_or(Errno::ENOMEM)?,
             Destination::Fixed(target) => {
-                let replaced = map.take(target..target + new_length);
+                let mut replaced = map.take(target..target + new_length);
                 if !replaced.is_empty() {
                     self.remove_pages(target..target + new_length);
                 }
-                removed.extend(replaced);
+                removed.append(&mut replaced);
                 target
             }
         };
@@ -143,7 +142,7 @@ impl Space {
             let moved = old_length.min(new_length);
             self.pmap.relocate(range.start..range.start + moved, target)?;
             if !keep_old {
-                removed.extend(map.take(range.clone()));
+                removed.append(&mut map.take(range.clone()));
                 if moved < old_length {
                     self.remove_pages(range.start + moved..range.end);
                 }

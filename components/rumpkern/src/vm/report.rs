@@ -84,10 +84,13 @@ impl Space {
     /// What is mapped, in order. `pages` adds what is in memory, which takes longer.
     pub fn report(&self, pages: bool) -> Vec<EntryReport> {
         let contents = self.map.read();
-        let mut reports: Vec<EntryReport> = contents
-            .map
-            .iter()
-            .map(|(start, entry)| EntryReport {
+        let mut reports: Vec<EntryReport> = Vec::new();
+        // What there is no memory for is left out.
+        if reports.try_reserve_exact(contents.map.len()).is_err() {
+            return reports;
+        }
+        for (start, entry) in contents.map.iter() {
+            reports.push(EntryReport {
                 range: start..entry.end,
                 protection: entry.protection,
                 flags: entry.flags,
@@ -99,8 +102,8 @@ impl Space {
                 object: matches!(entry.backing, Backing::Pager { .. }),
                 resident: 0,
                 exclusive: 0,
-            })
-            .collect();
+            });
+        }
         if pages {
             for report in &mut reports {
                 let (mut resident, mut exclusive) = (0, 0);
@@ -118,6 +121,9 @@ impl Space {
     pub fn maps_text(&self) -> Vec<u8> {
         let mut text = Vec::new();
         for report in self.report(false) {
+            if text.try_reserve(LINE_MAX + report.name_length()).is_err() {
+                break;
+            }
             report.write_line(&mut text);
         }
         text
@@ -127,6 +133,9 @@ impl Space {
     pub fn smaps_text(&self) -> Vec<u8> {
         let mut text = Vec::new();
         for report in self.report(true) {
+            if text.try_reserve(LINE_MAX + report.name_length()).is_err() {
+                break;
+            }
             report.write_line(&mut text);
             let kib = |bytes: usize| bytes / 1024;
             let (size, resident, private) =
@@ -153,7 +162,15 @@ impl Space {
     }
 }
 
+/// More than an entry's text takes, without its name.
+const LINE_MAX: usize = 1024;
+
 impl EntryReport {
+    /// How long the name may become in a text.
+    fn name_length(&self) -> usize {
+        self.name.as_ref().map_or(0, |name| name.path.len() * 4)
+    }
+
     /// Writes the line of /proc/self/maps.
     pub fn write_line(&self, text: &mut Vec<u8>) {
         let flag = |protection, letter| if self.protection.contains(protection) { letter } else { '-' };

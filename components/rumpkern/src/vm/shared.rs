@@ -74,11 +74,11 @@ impl Pager for SharedMemory {
 
     fn discard(&self, pages: Range<u64>) -> Result<()> {
         let mut frames = self.frames.lock();
-        let indices: Vec<u64> = frames.range(pages.clone()).map(|(&index, _)| index).collect();
-        let gone: Vec<Frame> = indices.iter().filter_map(|index| frames.remove(index)).collect();
+        let mut gone = frames.split_off(&pages.start);
+        frames.append(&mut gone.split_off(&pages.end));
         drop(frames);
         self.mappings.revoke(pages, true);
-        gone.into_iter().for_each(rumpuser_frame_release);
+        gone.into_values().for_each(rumpuser_frame_release);
         Ok(())
     }
 

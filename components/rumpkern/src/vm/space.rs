@@ -1,9 +1,6 @@
 //! Address spaces: mapping, unmapping, protection, the heap's break.
 
-use alloc::{
-    sync::{Arc, Weak},
-    vec::Vec,
-};
+use alloc::sync::{Arc, Weak};
 use core::{
     any::Any,
     ops::Range,
@@ -20,7 +17,7 @@ use rumpuser::{
 use super::{
     ENTRIES_MAX, Pager, SharedMemory,
     entry::{Backing, Entry, EntryFlags, Name},
-    map::{LOWEST, Map},
+    map::{LOWEST, Map, Taken},
 };
 use crate::{Errno, Result};
 
@@ -340,12 +337,7 @@ impl Space {
     }
 
     /// Puts an entry at `range`, in place of what is there, which is returned to be dropped without the lock.
-    pub(super) fn insert(
-        &self,
-        map: &mut Map,
-        range: Range<usize>,
-        mut entry: Entry,
-    ) -> Result<Vec<(usize, Entry)>> {
+    pub(super) fn insert(&self, map: &mut Map, range: Range<usize>, mut entry: Entry) -> Result<Taken> {
         let overlap: usize = map
             .overlapping(range.clone())
             .map(|(start, old)| old.end.min(range.end) - start.max(range.start))
@@ -385,12 +377,8 @@ impl Space {
         let range = user_range(start, length, Errno::EINVAL)?;
         let mut contents = self.map.write();
         let map = &mut contents.map;
-        if map.len() >= ENTRIES_MAX
-            && map
-                .find(range.start)
-                .is_some_and(|(start, entry)| start < range.start && entry.end > range.end)
-        {
-            return Err(Errno::ENOMEM);
+        if map.is_inside(&range) {
+            self.check_room(map)?;
         }
         let removed = map.take(range.clone());
         if !removed.is_empty() {
@@ -475,7 +463,7 @@ impl Space {
             return heap.end;
         }
         let (Some(old), Some(new)) = (page_up(heap.end), page_up(end)) else { return heap.end };
-        let mut removed = Vec::new();
+        let mut removed = Taken::new();
         if new < old {
             removed = contents.map.take(new..old);
             self.remove_pages(new..old);
@@ -522,7 +510,7 @@ impl Space {
     /// Unmaps what is left of a mapping of an object that began at `start` with the object's first page (shmdt).
     /// EINVAL if there is none.
     pub fn unmap_object(&self, start: usize) -> Result<()> {
-        let mut removed = Vec::new();
+        let mut removed = Taken::new();
         {
             let mut contents = self.map.write();
             let begins = |address: usize, entry: &Entry| match entry.page_index(address, address) {
@@ -536,14 +524,15 @@ impl Space {
                 .find(start)
                 .and_then(|(address, entry)| begins(address, entry))
                 .ok_or(Errno::EINVAL)?;
-            let parts: Vec<Range<usize>> = contents
-                .map
-                .iter()
-                .filter(|&(address, entry)| begins(address, entry) == Some(identity))
-                .map(|(address, entry)| address..entry.end)
-                .collect();
-            for part in parts {
-                removed.extend(contents.map.take(part.clone()));
+            let part = |map: &Map, from: usize| {
+                map.iter_from(from)
+                    .find(|&(address, entry)| begins(address, entry) == Some(identity))
+                    .map(|(address, entry)| address..entry.end)
+            };
+            let mut from = start;
+            while let Some(part) = part(&contents.map, from) {
+                from = part.end;
+                removed.append(&mut contents.map.take(part.clone()));
                 self.remove_pages(part);
             }
         }
