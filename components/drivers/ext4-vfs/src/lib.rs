@@ -14,7 +14,6 @@ mod writeback;
 
 use alloc::{
     collections::BTreeMap,
-    string::String,
     sync::{Arc, Weak},
 };
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -166,14 +165,10 @@ fn is_blank(disk: &Disk) -> Result<bool, ext4::Error> {
     Ok(bytes.iter().all(|&byte| byte == 0))
 }
 
-/// Mounts the file system on a disk; returns it with a note for the log, if there is something to say.
-pub fn mount(
-    device: Arc<dyn BlockDevice>,
-    settings: Settings,
-) -> Result<(Arc<Ext4Fs>, Option<String>), MountError> {
+/// Mounts the file system on a disk.
+pub fn mount(device: Arc<dyn BlockDevice>, settings: Settings) -> Result<Arc<Ext4Fs>, MountError> {
     let read_only = settings.read_only || device.read_only();
     let disk = Arc::new(Disk(device));
-    let mut note = None;
     if !ext4::is_ext4(&*disk)? {
         let blank = is_blank(&disk)?;
         if !blank || !settings.format || read_only {
@@ -185,7 +180,6 @@ pub fn mount(
         uuid[6] = uuid[6] & 0x0f | 0x40;
         uuid[8] = uuid[8] & 0x3f | 0x80;
         ext4::format(disk.clone(), &FormatOptions { uuid, label: "", clock: now })?;
-        note = Some(String::from("the blank disk was formatted"));
     }
     let memory = rumpuser_memory_statistics().total as usize / PAGE_SIZE;
     let options = Options { read_only, clock: now, cache_blocks: (memory / 64).clamp(64, 8192) };
@@ -214,7 +208,7 @@ pub fn mount(
     if !read_only {
         writeback::start(&shared).map_err(|_| MountError::Memory)?;
     }
-    Ok((Arc::new(Ext4Fs { shared, root }), note))
+    Ok(Arc::new(Ext4Fs { shared, root }))
 }
 
 /// Mounts by the source and the options of mount(2): a disk like `/dev/vda`, and `format` where a blank one is to
@@ -226,21 +220,13 @@ pub fn make(source: &[u8], options: &str) -> rumpkern::Result<Arc<dyn FileSystem
     let given = |wanted: &str| options.split(',').any(|option| option == wanted);
     let settings = Settings { read_only: given("ro"), format: given("format") };
     match mount(device, settings) {
-        Ok((file_system, note)) => {
-            if let Some(note) = note {
-                message(name, &note);
-            }
-            Ok(file_system)
-        }
+        Ok(file_system) => Ok(file_system),
         Err(error) => {
-            message(name, &alloc::format!("{error}"));
+            // The error number alone doesn't say what to do.
+            rumpuser_console_write(alloc::format!("{name}: {error}\r\n").as_bytes());
             Err(error.into())
         }
     }
-}
-
-fn message(disk: &str, text: &str) {
-    rumpuser_console_write(alloc::format!("{disk}: {text}\n").as_bytes());
 }
 
 impl FileSystem for Ext4Fs {

@@ -83,9 +83,7 @@ impl BlockDevice for RamDisk {
 }
 
 fn mounted(disk: &Arc<RamDisk>) -> Arc<Ext4Fs> {
-    mount(disk.clone(), Settings { read_only: false, format: true })
-        .map(|(system, _)| system)
-        .expect("mounted")
+    mount(disk.clone(), Settings { read_only: false, format: true }).expect("mounted")
 }
 
 fn root(system: &Arc<Ext4Fs>) -> Location {
