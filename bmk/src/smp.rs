@@ -24,7 +24,7 @@ pub struct TrampolineWords {
 }
 
 /// How long a CPU may take to come up.
-const PATIENCE: u64 = 500_000_000;
+const PATIENCE: u64 = 2_000_000_000;
 /// The number of the CPU that has come up last.
 static ARRIVED: AtomicU64 = AtomicU64::new(0);
 
