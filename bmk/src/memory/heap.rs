@@ -1,4 +1,5 @@
 //! The kernel heap: size classes in slabs, per-CPU caches before them; large blocks come from the frame allocator.
+//! A slab is one frame, since memory that is nearly used up has no larger blocks.
 //! Works with interrupts disabled and in interrupt handlers.
 
 use core::{
@@ -18,11 +19,6 @@ use crate::{cpu, lock::Spin, machine};
 /// Object sizes. Each is a multiple of 16, and of the alignment that layouts of its size may ask for.
 pub const CLASSES: [usize; 17] =
     [16, 32, 48, 64, 96, 128, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536, 2048];
-/// Frames of a slab of a class, as a power of two: room for a header and several objects. One where that will do,
-/// since memory that is nearly used up has no larger blocks.
-const fn slab_order(size: usize) -> usize {
-    if size <= 1024 { 0 } else { 2 }
-}
 /// What a CPU keeps of a class, in bytes and in objects.
 const CACHE_BYTES: usize = 8192;
 const CACHE_OBJECTS: usize = 32;
@@ -89,7 +85,7 @@ const fn first_object(size: usize) -> usize {
 }
 
 const fn objects_in(size: usize) -> usize {
-    ((PAGE_SIZE << slab_order(size)) - first_object(size)) / size
+    (PAGE_SIZE - first_object(size)) / size
 }
 
 fn cache_limit(size: usize) -> usize {
@@ -100,8 +96,7 @@ impl Class {
     /// Takes one object. Runs with the class locked.
     fn take(&mut self, size: usize) -> *mut Object {
         if self.partial.is_null() {
-            let order = slab_order(size);
-            let Ok(frame) = frames::allocate(order, For::Kernel) else { return null_mut() };
+            let Ok(frame) = frames::allocate(0, For::Kernel) else { return null_mut() };
             let start = direct(frame.physical());
             let slab = start as *mut Slab;
             let mut free = null_mut();
@@ -133,8 +128,7 @@ impl Class {
 
     /// Gives one back; a slab without used objects goes back to the frames, unless it is the class's last.
     fn give(&mut self, object: *mut Object, size: usize) {
-        let order = slab_order(size);
-        let start = object as usize & !((PAGE_SIZE << order) - 1);
+        let start = object as usize & !(PAGE_SIZE - 1);
         // SAFETY: the object came from `take`, so a slab of this class stands at `start`, under this lock.
         unsafe {
             let slab = &mut *(start as *mut Slab);
@@ -159,7 +153,7 @@ impl Class {
                 if !slab.next.is_null() {
                     (*slab.next).previous = slab.previous;
                 }
-                frames::free_range(physical(start) / PAGE_SIZE as u64, 1 << order);
+                frames::free_range(physical(start) / PAGE_SIZE as u64, 1);
             }
         }
     }
@@ -292,10 +286,10 @@ mod tests {
     }
 
     #[test]
-    fn a_slab_holds_several_objects() {
+    fn a_slab_holds_its_objects() {
         for size in CLASSES {
-            assert!(objects_in(size) >= 7, "{size}");
-            assert!(first_object(size) + objects_in(size) * size <= PAGE_SIZE << slab_order(size));
+            assert!(objects_in(size) >= 1, "{size}");
+            assert!(first_object(size) + objects_in(size) * size <= PAGE_SIZE);
         }
     }
 }
