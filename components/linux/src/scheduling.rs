@@ -317,8 +317,7 @@ pub fn membarrier(task: &Task, command: i32, flags: u32, _cpu: i32) -> Result<us
     }
 }
 
-/// Makes every CPU pass through the kernel: a flush of the page table does, since it interrupts those that run
-/// the address space and waits for them.
+/// Makes every CPU pass through the kernel: the calling thread runs on each in turn.
 fn synchronise(task: &Task) -> Result<()> {
     let thread = task.thread().ok_or(Errno::ESRCH)?;
     let before = thread.affinity();
