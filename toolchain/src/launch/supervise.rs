@@ -139,11 +139,15 @@ fn die_with_us(command: &mut Command) {
 
 fn outcome(plan: &Plan, status: ExitStatus) -> Result<Outcome, Error> {
     let text = fs::read_to_string(plan.folder.path().join(command::STATUS)).unwrap_or_default();
-    match text.lines().filter_map(Status::parse).next_back() {
+    let said = || text.lines().filter_map(Status::parse);
+    // A kernel that panics also says how it leaves.
+    if said().any(|status| status == Status::Panic) {
+        return Ok(Outcome::Panicked);
+    }
+    match said().next_back() {
         Some(Status::Exit(status)) => return Ok(Outcome::Exited(status)),
-        Some(Status::Panic) => return Ok(Outcome::Panicked),
         Some(Status::Reboot) => return Ok(Outcome::Rebooted),
-        Some(Status::Ready) | None => {}
+        Some(Status::Ready | Status::Panic) | None => {}
     }
     if status.success() {
         return Ok(Outcome::Vanished);
