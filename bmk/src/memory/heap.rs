@@ -127,7 +127,7 @@ impl Class {
     }
 
     /// Gives one back; a slab without used objects goes back to the frames, unless it is the class's last.
-    fn give(&mut self, object: *mut Object, size: usize) {
+    fn give(&mut self, object: *mut Object) {
         let start = object as usize & !(PAGE_SIZE - 1);
         // SAFETY: the object came from `take`, so a slab of this class stands at `start`, under this lock.
         unsafe {
@@ -204,7 +204,7 @@ fn free_class(object: *mut Object, class: usize) {
             // SAFETY: the cache holds `count` linked objects.
             head.set(unsafe { (*object).next });
             count.set(count.get() - 1);
-            class.give(object, size);
+            class.give(object);
         }
     }
     rumpuser::rumpuser_interrupts_restore(state);

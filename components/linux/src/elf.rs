@@ -311,10 +311,10 @@ pub(crate) mod tests {
         // Overlapping, descending, wrapping, beyond the end of memory or file, not congruent, larger than memory.
         bad((SEGMENT_LOAD, 4, 0x800, 0x40_0800, 0x100, 0x100));
         bad((SEGMENT_LOAD, 4, 0, 0x10_0000, 0x100, 0x100));
-        bad((SEGMENT_LOAD, 4, 0, u64::MAX & !0xfff, 0x100, 0x2000));
+        bad((SEGMENT_LOAD, 4, 0, !0xfff, 0x100, 0x2000));
         bad((SEGMENT_LOAD, 4, 0, USER_END as u64, 0x100, 0x100));
         bad((SEGMENT_LOAD, 4, 0x1000, 0x50_0000, 0x2000, 0x2000));
-        bad((SEGMENT_LOAD, 4, u64::MAX & !0xfff, 0x50_0000, 0x2000, 0x2000));
+        bad((SEGMENT_LOAD, 4, !0xfff, 0x50_0000, 0x2000, 0x2000));
         bad((SEGMENT_LOAD, 4, 0x10, 0x50_0000, 0x100, 0x100));
         bad((SEGMENT_LOAD, 4, 0, 0x50_0000, 0x100, 0x10));
         bad((SEGMENT_INTERPRETER, 4, 0x1000, 0, 1, 1));

@@ -35,8 +35,8 @@ enum Origin<'a> {
 
 /// Steps through `ranges` from `offset` in the first: calls `copy(address, done, length)`, which returns how
 /// many bytes it could not copy, for at most `length` bytes. Returns the bytes copied.
-fn walk<'a>(
-    ranges: &mut &'a [UserRange],
+fn walk(
+    ranges: &mut &[UserRange],
     offset: &mut usize,
     length: usize,
     mut copy: impl FnMut(usize, usize, usize) -> usize,
