@@ -134,12 +134,14 @@ impl WaitQueue {
         }
     }
 
-    /// Wakes every thread.
+    /// Wakes every thread that waits now. One that finds its condition still unmet and queues again, perhaps before
+    /// this returns (a wake-up may preempt the waker), is left for the next wake-up.
     pub fn wake_all(&self) {
-        while self.population.load(Ordering::SeqCst) > 0 {
-            let Some(thread) = self.threads.lock().pop_front() else { return };
-            self.population.fetch_sub(1, Ordering::SeqCst);
-            thread.unpark();
+        if self.population.load(Ordering::SeqCst) > 0 {
+            let waiting = self.threads.lock().len();
+            for _ in 0..waiting {
+                self.wake_one();
+            }
         }
     }
 
