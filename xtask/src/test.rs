@@ -30,5 +30,9 @@ pub fn run(filter: Option<&str>) -> Result<()> {
         lint()?;
     }
     let binary = host::rumprun_bake()?;
-    host::run(cargo(["test", "--no-fail-fast", "--workspace", "--exclude", "kernel"]).args(filter).env("RUMPRUN_BAKE", binary))
+    host::run(
+        cargo(["test", "--no-fail-fast", "--workspace", "--exclude", "kernel"])
+            .args(filter)
+            .env("RUMPRUN_BAKE", binary),
+    )
 }
