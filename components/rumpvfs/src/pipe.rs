@@ -228,10 +228,12 @@ impl Pipe {
         }
         let end = self.end(&mut state, vnode, read, write);
         let (readers, writers) = (state.readers_ever, state.writers_ever);
+        // Looked up now: a peer that is there may write, close and be gone before this thread looks again.
+        let peer = if read { state.writers > 0 } else { state.readers > 0 };
         drop(state);
         self.readable.wake_all();
         self.writable.wake_all();
-        if flags.contains(OpenFlags::NON_BLOCKING) || read && write {
+        if peer || flags.contains(OpenFlags::NON_BLOCKING) {
             return Ok(end);
         }
         let met = if read {
