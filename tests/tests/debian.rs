@@ -97,16 +97,16 @@ fn stress_ng_verifies() {
     let image = bake("stress-ng", ["/usr/bin/stress-ng"]);
     for cpus in [1, 2, 4] {
         for (stressor, operations) in [
-            ("cpu", "200"),
-            ("vm", "2000"),
-            ("futex", "20000"),
-            ("mmap", "20"),
+            ("cpu", "50"),
+            ("vm", "500"),
+            ("futex", "5000"),
+            ("mmap", "6"),
             ("pipe", "20000"),
             ("poll", "2000"),
             ("timer", "1000"),
             ("signal", "20000"),
-            ("fork", "200"),
-            ("memfd", "50"),
+            ("fork", "100"),
+            ("memfd", "16"),
         ] {
             let workers = format!("--{stressor}");
             let limit = format!("--{stressor}-ops");
