@@ -96,17 +96,18 @@ pub fn run(filter: Option<&str>) -> Result<()> {
     for (kind, aim) in [("compute", 1.9), ("locks", 1.7)] {
         if wanted("speed-up") {
             let program = build("speedup")?;
-            let mut ratios = [Vec::new(), Vec::new()];
-            for _ in 0..3 {
-                for (side, ratios) in [Side::Ours, Side::Linux].into_iter().zip(&mut ratios) {
-                    let time = |threads: &str| -> Result<f64> {
+            // Per side, the best times of one thread and of two: what else the host does only adds.
+            let mut best = [[f64::INFINITY; 2]; 2];
+            for _ in 0..BOOTS {
+                for (side, best) in [Side::Ours, Side::Linux].into_iter().zip(&mut best) {
+                    for (threads, best) in ["1", "2"].into_iter().zip(best) {
                         let figures = guests.boot(side, "q35", 2, &program, &[kind, threads])?.figures()?;
-                        figures.values().next().copied().context("speedup printed nothing")
-                    };
-                    ratios.push(time("1")? / time("2")?);
+                        let time = figures.values().next().copied().context("speedup printed nothing")?;
+                        *best = best.min(time);
+                    }
                 }
             }
-            let [ours, linux] = ratios.map(median);
+            let [ours, linux] = best.map(|[one, two]| one / two);
             note(Figure::compared(
                 &format!("2-CPU speed-up, {kind}"),
                 "x",
