@@ -4,6 +4,7 @@
 extern crate alloc;
 
 pub mod callout;
+pub mod counter;
 pub mod errno;
 pub mod mappings;
 pub mod poll;
