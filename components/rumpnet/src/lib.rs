@@ -5,5 +5,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod device;
+pub mod packet;
 pub mod socket;
 pub mod unix;
