@@ -360,7 +360,8 @@ fn sleeping() {
         let start = rumpuser_clock_monotonic();
         rumpuser_park(start + wanted);
         let slept = rumpuser_clock_monotonic() - start;
-        assert!(slept >= wanted && slept < wanted + 20_000_000, "slept {slept} for {wanted}");
+        // How late is for a benchmark to say: the machine may be busy with others.
+        assert!(slept >= wanted, "slept {slept} for {wanted}");
         bmk::message!("   asked {wanted} ns, slept {slept}");
     }
     rumpuser_thread_current().unpark();

@@ -207,7 +207,7 @@ fn clocks_are_right() {
     // QEMU gives the guest the host's counter, so that all must agree. Loaded hosts measure badly.
     let (least, most) =
         frequencies.iter().fold((f64::MAX, 0.0_f64), |(least, most), f| (least.min(*f), most.max(*f)));
-    assert!(most / least < 1.002, "{frequencies:?}");
+    assert!(most / least < 1.02, "{frequencies:?}");
 }
 
 #[test]

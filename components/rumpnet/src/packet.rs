@@ -84,11 +84,7 @@ impl Fragment {
     pub fn slice(&self, range: Range<usize>) -> Fragment {
         assert!(range.start <= range.end && range.end <= self.len());
         rumpuser_frame_retain(self.frame);
-        Fragment {
-            frame: self.frame,
-            offset: self.offset + range.start as u16,
-            length: range.len() as u16,
-        }
+        Fragment { frame: self.frame, offset: self.offset + range.start as u16, length: range.len() as u16 }
     }
 
     /// Drops `count` bytes at the front (at most all).
