@@ -7,5 +7,7 @@ extern crate std;
 
 pub mod device;
 pub mod packet;
+pub mod ports;
 pub mod socket;
+pub mod tcp;
 pub mod unix;
