@@ -4,11 +4,29 @@
 /// A result with an [`Errno`].
 pub type Result<T> = core::result::Result<T, Errno>;
 
-/// An error number, as errno(3) describes it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(i32)]
-#[allow(missing_docs, reason = "the names are POSIX's")]
-pub enum Errno {
+macro_rules! error_numbers {
+    ($($name:ident = $number:literal),* $(,)?) => {
+        /// An error number, as errno(3) describes it.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[repr(i32)]
+        #[allow(missing_docs, reason = "the names are POSIX's")]
+        pub enum Errno {
+            $($name = $number),*
+        }
+
+        impl Errno {
+            /// The error that a number stands for.
+            pub fn from_code(code: i32) -> Option<Self> {
+                match code {
+                    $($number => Some(Errno::$name),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+error_numbers! {
     EPERM = 1,
     ENOENT = 2,
     ESRCH = 3,
@@ -50,6 +68,7 @@ pub enum Errno {
     ELOOP = 40,
     ENODATA = 61,
     ETIME = 62,
+    ENONET = 64,
     EPROTO = 71,
     EBADMSG = 74,
     EOVERFLOW = 75,
@@ -68,11 +87,13 @@ pub enum Errno {
     EADDRNOTAVAIL = 99,
     ENETDOWN = 100,
     ENETUNREACH = 101,
+    ENETRESET = 102,
     ECONNABORTED = 103,
     ECONNRESET = 104,
     ENOBUFS = 105,
     EISCONN = 106,
     ENOTCONN = 107,
+    ESHUTDOWN = 108,
     ETOOMANYREFS = 109,
     ETIMEDOUT = 110,
     ECONNREFUSED = 111,

@@ -5,7 +5,10 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod base;
 pub mod device;
+pub mod inet;
+pub mod option;
 pub mod packet;
 pub mod ports;
 pub mod socket;

@@ -1,13 +1,16 @@
 //! What a socket of any family can do.
 
 use alloc::{sync::Arc, vec::Vec};
-use core::any::Any;
+use core::{any::Any, net::SocketAddr};
 
 use rumpkern::{
     Errno, Result,
     uio::{Sink, Source},
 };
 use rumpvfs::{file::File, vnode::Vnode};
+use smallvec::SmallVec;
+
+use crate::{option::Value, packet::Chain};
 
 /// Address families, with Linux's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +22,10 @@ pub enum Domain {
     Inet = 2,
     /// AF_INET6.
     Inet6 = 10,
+    /// AF_NETLINK.
+    Netlink = 16,
+    /// AF_PACKET.
+    Packet = 17,
 }
 
 /// Socket types, with Linux's numbers.
@@ -29,6 +36,8 @@ pub enum Style {
     Stream = 1,
     /// SOCK_DGRAM.
     Datagram = 2,
+    /// SOCK_RAW.
+    Raw = 3,
     /// SOCK_SEQPACKET.
     SequencedPacket = 5,
 }
@@ -42,13 +51,34 @@ pub enum Address {
     Path(Vec<u8>, Arc<dyn Vnode>),
     /// A Unix socket in the abstract name space.
     Abstract(Vec<u8>),
-    /// An IPv4 or IPv6 address (IPv4 as its mapped form) and port.
-    Internet {
-        /// The address.
-        address: [u8; 16],
+    /// An IPv4 or IPv6 address and port; of the socket's own family, IPv4 peers of IPv6 sockets in mapped form.
+    Internet(SocketAddr),
+    /// A place on a link.
+    Packet(PacketAddress),
+    /// A netlink port; 0 is the kernel.
+    Netlink {
         /// The port.
-        port: u16,
+        port: u32,
+        /// Multicast groups, a bit each.
+        groups: u32,
     },
+}
+
+/// `struct sockaddr_ll` (packet(7)).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PacketAddress {
+    /// The Ethernet protocol; 0 is none.
+    pub protocol: u16,
+    /// The interface; 0 is any.
+    pub interface: u32,
+    /// `ARPHRD_*`.
+    pub hardware_type: u16,
+    /// `PACKET_*`: to whom the packet is.
+    pub direction: u8,
+    /// How many bytes of the address count.
+    pub length: u8,
+    /// The hardware address.
+    pub address: [u8; 8],
 }
 
 /// Who is at the other end (SO_PEERCRED, SCM_CREDENTIALS).
@@ -72,6 +102,19 @@ pub struct Ancillary {
     pub credentials: Option<Credentials>,
     /// Open files.
     pub rights: Vec<Right>,
+    /// What protocols add, in the order it comes.
+    pub controls: Vec<Control>,
+}
+
+/// An element of a message's ancillary data (`struct cmsghdr` and what follows).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Control {
+    /// `SOL_*`.
+    pub level: i32,
+    /// What it is, at that level.
+    pub kind: i32,
+    /// Its data, as programs see it.
+    pub data: SmallVec<[u8; 24]>,
 }
 
 bitflags::bitflags! {
@@ -94,6 +137,8 @@ bitflags::bitflags! {
         const END_OF_RECORD = 0x80;
         /// Wait for everything.
         const WAIT_ALL = 0x100;
+        /// A datagram's path is known to be right.
+        const CONFIRM = 0x800;
         /// Errors from the queue.
         const ERROR_QUEUE = 0x2000;
         /// No SIGPIPE.
@@ -102,6 +147,12 @@ bitflags::bitflags! {
         const MORE = 0x8000;
         /// recvmmsg: wait for the first only.
         const WAIT_FOR_ONE = 0x10000;
+        /// More messages of the same sendmmsg follow.
+        const BATCH = 0x40000;
+        /// The data's pages are not copied.
+        const ZERO_COPY = 0x400_0000;
+        /// Send data with the connection request.
+        const FAST_OPEN = 0x2000_0000;
         /// Received descriptors are closed on execve.
         const CLOSE_ON_EXEC = 0x4000_0000;
     }
@@ -119,33 +170,16 @@ pub struct Received {
     pub flags: MessageFlags,
 }
 
-/// A socket option that sockets keep themselves; others are the personality's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SocketOption {
-    /// SO_SNDBUF, in bytes.
-    SendBuffer,
-    /// SO_RCVBUF.
-    ReceiveBuffer,
-    /// SO_SNDTIMEO, nanoseconds; 0 is never.
-    SendTimeout,
-    /// SO_RCVTIMEO.
-    ReceiveTimeout,
-    /// SO_PASSCRED.
-    PassCredentials,
-    /// SO_ACCEPTCONN.
-    Accepts,
-    /// SO_ERROR: reading clears it.
-    Error,
-    /// SO_REUSEADDR, SO_KEEPALIVE and others that mean nothing here: kept, by number.
-    Other(i32),
-}
-
 /// A socket. As a [`File`], reads and writes are receives and sends without flags.
 pub trait Socket: File {
     /// Its family.
     fn domain(&self) -> Domain;
     /// Its type.
     fn style(&self) -> Style;
+    /// Its protocol (SO_PROTOCOL).
+    fn protocol(&self) -> i32 {
+        0
+    }
     /// Gives it an address.
     fn bind(&self, address: Address) -> Result<()>;
     /// Makes it accept connections.
@@ -172,17 +206,33 @@ pub trait Socket: File {
     fn receive(&self, sink: &mut Sink<'_>, flags: MessageFlags) -> Result<Received>;
     /// Ends reading, writing or both.
     fn shutdown(&self, read: bool, write: bool) -> Result<()>;
-    /// An option's value.
-    fn option(&self, option: SocketOption) -> Result<u64>;
-    /// Sets an option.
-    fn set_option(&self, option: SocketOption, value: u64) -> Result<()>;
+    /// An option's value, as programs see it. `level` and `name` have Linux's numbers. ENOPROTOOPT if there is
+    /// no such option.
+    fn option(&self, level: i32, name: i32) -> Result<Value>;
+    /// Sets an option to a value as programs write it.
+    fn set_option(&self, level: i32, name: i32, value: &[u8]) -> Result<()>;
     /// Bytes that a receive would give.
     fn available(&self) -> usize;
+    /// Takes received bytes without a copy, at most `most`; none at the end of the stream. EOPNOTSUPP where only
+    /// [`Socket::receive`] will do.
+    fn take_chain(&self, _most: usize, _flags: MessageFlags) -> Result<Chain> {
+        Err(Errno::EOPNOTSUPP)
+    }
+    /// Sends pages without a copy; returns how many bytes were taken from the front of `chain`. EOPNOTSUPP where
+    /// only [`Socket::send`] will do.
+    fn send_chain(&self, _chain: &Chain, _flags: MessageFlags) -> Result<usize> {
+        Err(Errno::EOPNOTSUPP)
+    }
+    /// Whether SO_PASSCRED is set.
+    fn passes_credentials(&self) -> bool {
+        false
+    }
 }
 
 /// The socket behind a file. ENOTSOCK if it is none.
 pub fn of_file(file: &dyn File) -> Result<&dyn Socket> {
-    match file.as_any().downcast_ref::<crate::unix::UnixSocket>() {
+    let any = file.as_any();
+    match any.downcast_ref::<crate::unix::UnixSocket>() {
         Some(socket) => Ok(socket),
         None => Err(Errno::ENOTSOCK),
     }

@@ -1,7 +1,6 @@
 //! How Unix sockets come to be connected.
 
 use alloc::sync::{Arc, Weak};
-use core::sync::atomic::Ordering;
 
 use rumpkern::{Errno, Result, poll::Events};
 
@@ -13,8 +12,8 @@ impl UnixSocket {
         if self.is_datagram() {
             return Err(Errno::EOPNOTSUPP);
         }
-        let deadline = Self::deadline(&self.receive_timeout, no_wait);
-        let connection = self.wait(deadline, || {
+        let deadline = self.base.receive_deadline(no_wait);
+        let connection = self.base.wait(deadline, || {
             let mut state = self.state.lock();
             let shut = state.shut_receive;
             match &mut state.listener {
@@ -26,14 +25,14 @@ impl UnixSocket {
             }
         })??;
         // There is room for another one.
-        self.changes.wake_all();
+        self.base.changes.wake_all();
         Ok(connection)
     }
 
     /// Connects a stream or a sequence of packets to a listener.
     pub(super) fn connect_stream(&self, address: &Address, no_wait: bool, caller: Credentials) -> Result<()> {
         let listener = names::find(address)?;
-        if listener.style != self.style {
+        if listener.base.style() != self.base.style() {
             return Err(Errno::EPROTOTYPE);
         }
         {
@@ -45,9 +44,10 @@ impl UnixSocket {
                 return Err(Errno::EISCONN);
             }
         }
-        let connection = UnixSocket::new(self.style, listener.creator);
-        let deadline = Self::deadline(&self.send_timeout, no_wait);
+        let connection = UnixSocket::new(self.base.style(), listener.base.creator());
+        let deadline = self.base.send_deadline(no_wait);
         listener
+            .base
             .wait(deadline, || {
                 let mut state = listener.state.lock();
                 let shut = state.shut_receive;
@@ -78,8 +78,8 @@ impl UnixSocket {
                 state.peer_credentials = Some(credentials);
                 Ok(())
             })?;
-        listener.changes.notify(Events::IN | Events::RDNORM);
-        self.changes.notify(Events::OUT | Events::WRNORM);
+        listener.base.changes.notify(Events::IN | Events::RDNORM);
+        self.base.changes.notify(Events::OUT | Events::WRNORM);
         if connection.is_closed() {
             // The listener was closed meanwhile.
             self.peer_closed(true);
@@ -115,7 +115,7 @@ impl UnixSocket {
             state.senders.retain(|sender| sender.strong_count() > 0);
             state.senders.push(self.myself.clone());
         }
-        self.changes.notify(Events::OUT);
+        self.base.changes.notify(Events::OUT);
         Ok(())
     }
 
@@ -125,10 +125,5 @@ impl UnixSocket {
             None => true,
             Some(peer) => core::ptr::eq(peer.as_ptr(), sender),
         }
-    }
-
-    /// Whether SO_PASSCRED is set.
-    pub fn passes_credentials(&self) -> bool {
-        self.pass_credentials.load(Ordering::Relaxed)
     }
 }

@@ -12,46 +12,36 @@ mod transfer;
 mod tests;
 
 use alloc::{
-    collections::{BTreeMap, VecDeque},
-    format,
+    collections::VecDeque,
     string::String,
     sync::{Arc, Weak},
     vec::Vec,
 };
 use core::{
     any::Any,
-    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use rumpkern::{
     Errno, Result,
     poll::{Events, Observer},
     uio::{Sink, Source},
-    wait::WaitQueue,
 };
-use rumpuser::{NEVER, rumpuser_clock_monotonic, rumpuser_copyout, sync::Mutex};
+use rumpuser::{rumpuser_copyout, sync::Mutex};
 use rumpvfs::{
     file::{File, OpenFlags},
-    vnode::{Attributes, Kind},
+    vnode::Attributes,
 };
 
-use crate::socket::{
-    Address, Ancillary, Credentials, Domain, MessageFlags, Received, Socket, SocketOption, Style,
+use crate::{
+    base::{SocketBase, Switches, limits, message_flags, name},
+    option::{Value, level},
+    socket::{Address, Ancillary, Credentials, Domain, MessageFlags, Received, Socket, Style},
 };
 use rights::InFlight;
 
-/// SO_SNDBUF and SO_RCVBUF at first (net.core.wmem_default).
-const DEFAULT_BUFFER: usize = 212_992;
-/// What they may be set to (twice net.core.wmem_max).
-const BUFFER_RANGE: core::ops::RangeInclusive<u64> = 4608..=425_984;
 /// Datagrams that may wait in a queue.
 const DATAGRAMS: usize = 512;
-/// Connections that may wait to be accepted (net.core.somaxconn).
-const MOST_PENDING: usize = 4096;
-/// `st_dev` of sockets.
-const DEVICE: u64 = 0xfffd;
-
-static INODES: AtomicU64 = AtomicU64::new(1);
 
 /// What was sent and not yet received.
 struct Message {
@@ -86,39 +76,25 @@ struct State {
     bytes: usize,
     shut_receive: bool,
     shut_send: bool,
-    error: Option<Errno>,
     peer_credentials: Option<Credentials>,
     /// Whom connections find (set by listen).
     own_credentials: Credentials,
-    other_options: BTreeMap<i32, u64>,
 }
 
 /// See the module.
 pub struct UnixSocket {
-    style: Style,
-    inode: u64,
-    born: i64,
-    /// Who made it: sends without credentials of their own bear these.
-    creator: Credentials,
+    /// Sends without credentials of their own bear those of its creator.
+    base: SocketBase,
     myself: Weak<UnixSocket>,
     state: Mutex<State>,
-    changes: WaitQueue,
     closed: AtomicBool,
-    send_buffer: AtomicUsize,
-    receive_buffer: AtomicUsize,
-    send_timeout: AtomicU64,
-    receive_timeout: AtomicU64,
-    pass_credentials: AtomicBool,
 }
 
 impl UnixSocket {
     /// A socket without name or peer.
     pub fn new(style: Style, creator: Credentials) -> Arc<Self> {
         Arc::new_cyclic(|myself| UnixSocket {
-            style,
-            inode: INODES.fetch_add(1, Ordering::Relaxed),
-            born: rumpvfs::vnode::now(),
-            creator,
+            base: SocketBase::new(Domain::Unix, style, 0, creator),
             myself: myself.clone(),
             state: Mutex::new(State {
                 name: Address::Unnamed,
@@ -130,18 +106,10 @@ impl UnixSocket {
                 bytes: 0,
                 shut_receive: false,
                 shut_send: false,
-                error: None,
                 peer_credentials: None,
                 own_credentials: creator,
-                other_options: BTreeMap::new(),
             }),
-            changes: WaitQueue::new(),
             closed: AtomicBool::new(false),
-            send_buffer: AtomicUsize::new(DEFAULT_BUFFER),
-            receive_buffer: AtomicUsize::new(DEFAULT_BUFFER),
-            send_timeout: AtomicU64::new(0),
-            receive_timeout: AtomicU64::new(0),
-            pass_credentials: AtomicBool::new(false),
         })
     }
 
@@ -159,7 +127,7 @@ impl UnixSocket {
     }
 
     fn is_datagram(&self) -> bool {
-        self.style == Style::Datagram
+        self.base.style() == Style::Datagram
     }
 
     fn is_closed(&self) -> bool {
@@ -170,45 +138,18 @@ impl UnixSocket {
         self.state.lock().peer.as_ref().and_then(Weak::upgrade)
     }
 
-    fn deadline(timeout: &AtomicU64, no_wait: bool) -> u64 {
-        match timeout.load(Ordering::Relaxed) {
-            _ if no_wait => 0,
-            0 => NEVER,
-            timeout => rumpuser_clock_monotonic().saturating_add(timeout),
-        }
-    }
-
-    /// Waits on this socket; a deadline of 0 doesn't wait. EAGAIN when the time is up.
-    fn wait<T>(&self, deadline: u64, mut look: impl FnMut() -> Option<T>) -> Result<T> {
-        if deadline == 0 {
-            return look().ok_or(Errno::EAGAIN);
-        }
-        self.changes.wait(deadline, look).map_err(|error| match error.into() {
-            Errno::ETIMEDOUT => Errno::EAGAIN,
-            other => other,
-        })
-    }
-
     /// Tells the senders that wait that there is room.
     fn tell_senders(&self) {
-        let senders = match self.style {
+        let senders = match self.base.style() {
             Style::Datagram => self.state.lock().senders.clone(),
             _ => self.state.lock().peer.iter().cloned().collect(),
         };
         for sender in senders.iter().filter_map(Weak::upgrade) {
-            sender.changes.notify(Events::OUT | Events::WRNORM);
+            sender.base.changes.notify(Events::OUT | Events::WRNORM);
         }
         if self.is_datagram() {
             // Those that send without being connected wait here.
-            self.changes.wake_all();
-        }
-    }
-
-    fn no_wait(flags: OpenFlags) -> MessageFlags {
-        if flags.contains(OpenFlags::NON_BLOCKING) {
-            MessageFlags::DONT_WAIT
-        } else {
-            MessageFlags::default()
+            self.base.changes.wake_all();
         }
     }
 
@@ -224,20 +165,20 @@ impl UnixSocket {
             state.shut_receive = true;
             state.shut_send = true;
             if reset {
-                state.error = Some(Errno::ECONNRESET);
+                self.base.set_error(Errno::ECONNRESET);
             }
         }
-        self.changes.notify(Events::IN | Events::OUT | Events::HUP | Events::RDHUP);
+        self.base.changes.notify(Events::IN | Events::OUT | Events::HUP | Events::RDHUP);
     }
 }
 
 impl File for UnixSocket {
     fn read(&self, sink: &mut Sink<'_>, _offset: u64, flags: OpenFlags) -> Result<usize> {
-        self.receive(sink, Self::no_wait(flags)).map(|received| received.length)
+        self.receive(sink, message_flags(flags)).map(|received| received.length)
     }
 
     fn write(&self, source: &mut Source<'_>, _offset: &mut u64, flags: OpenFlags) -> Result<usize> {
-        self.send(source, None, Ancillary::default(), Self::no_wait(flags))
+        self.send(source, None, Ancillary::default(), message_flags(flags))
     }
 
     fn poll(&self) -> Events {
@@ -256,7 +197,7 @@ impl File for UnixSocket {
             {
                 events |= Events::HUP;
             }
-            if state.error.is_some() {
+            if self.base.has_error() {
                 events |= Events::ERR;
             }
             if state.listener.is_some() {
@@ -265,7 +206,7 @@ impl File for UnixSocket {
             (events, state.peer.as_ref().and_then(Weak::upgrade))
         };
         let writable = peer.is_none_or(|peer| {
-            peer.is_closed() || peer.has_room(&peer.state.lock(), self.send_buffer.load(Ordering::Relaxed))
+            peer.is_closed() || peer.has_room(&peer.state.lock(), self.base.send_buffer())
         });
         if writable {
             events |= Events::OUT | Events::WRNORM | Events::WRBAND;
@@ -274,11 +215,11 @@ impl File for UnixSocket {
     }
 
     fn observe(&self, observer: &Arc<dyn Observer>) {
-        self.changes.observe(observer);
+        self.base.changes.observe(observer);
     }
 
     fn unobserve(&self, observer: &Arc<dyn Observer>) {
-        self.changes.unobserve(observer);
+        self.base.changes.unobserve(observer);
     }
 
     fn ioctl(&self, request: u32, argument: usize) -> Result<usize> {
@@ -297,27 +238,11 @@ impl File for UnixSocket {
     }
 
     fn attributes(&self) -> Result<Attributes> {
-        Ok(Attributes {
-            device: DEVICE,
-            inode: self.inode,
-            kind: Kind::Socket,
-            permissions: 0o777,
-            links: 1,
-            uid: self.creator.uid,
-            gid: self.creator.gid,
-            rdev: 0,
-            size: 0,
-            blocks: 0,
-            block_size: 4096,
-            accessed: self.born,
-            modified: self.born,
-            changed: self.born,
-            born: self.born,
-        })
+        Ok(self.base.attributes())
     }
 
     fn description(&self) -> String {
-        format!("socket:[{}]", self.inode)
+        self.base.description()
     }
 
     fn close(&self) {
@@ -350,7 +275,7 @@ impl File for UnixSocket {
             connection.closed.store(true, Ordering::SeqCst);
         }
         self.tell_senders();
-        self.changes.notify(Events::IN | Events::OUT | Events::HUP);
+        self.base.changes.notify(Events::IN | Events::OUT | Events::HUP);
         drop(messages);
     }
 
@@ -371,7 +296,7 @@ impl Socket for UnixSocket {
     }
 
     fn style(&self) -> Style {
-        self.style
+        self.base.style()
     }
 
     fn bind(&self, address: Address) -> Result<()> {
@@ -397,14 +322,14 @@ impl Socket for UnixSocket {
         if state.connected || matches!(state.name, Address::Unnamed) {
             return Err(Errno::EINVAL);
         }
-        let backlog = backlog.min(MOST_PENDING);
+        let backlog = backlog.min(limits::BACKLOG_MOST.load(Ordering::Relaxed));
         state.own_credentials = caller;
         match &mut state.listener {
             Some(listener) => listener.backlog = backlog,
             None => state.listener = Some(Listener { backlog, pending: VecDeque::new() }),
         }
         drop(state);
-        self.changes.notify(Events::OUT);
+        self.base.changes.notify(Events::OUT);
         Ok(())
     }
 
@@ -450,9 +375,9 @@ impl Socket for UnixSocket {
         if flags.contains(MessageFlags::OUT_OF_BAND) {
             return Err(Errno::EOPNOTSUPP);
         }
-        match self.style {
+        match self.base.style() {
             Style::Stream => self.send_stream(source, to, ancillary, flags),
-            Style::Datagram | Style::SequencedPacket => self.send_message(source, to, ancillary, flags),
+            _ => self.send_message(source, to, ancillary, flags),
         }
     }
 
@@ -460,9 +385,9 @@ impl Socket for UnixSocket {
         if flags.contains(MessageFlags::OUT_OF_BAND) {
             return Err(Errno::EOPNOTSUPP);
         }
-        match self.style {
+        match self.base.style() {
             Style::Stream => self.receive_stream(sink, flags),
-            Style::Datagram | Style::SequencedPacket => self.receive_message(sink, flags),
+            _ => self.receive_message(sink, flags),
         }
     }
 
@@ -482,51 +407,41 @@ impl Socket for UnixSocket {
                 state.shut_receive |= write;
                 state.shut_send |= read;
             }
-            peer.changes.notify(Events::IN | Events::OUT | Events::RDHUP | Events::HUP);
+            peer.base.changes.notify(Events::IN | Events::OUT | Events::RDHUP | Events::HUP);
         }
-        self.changes.notify(Events::IN | Events::OUT | Events::RDHUP | Events::HUP);
+        self.base.changes.notify(Events::IN | Events::OUT | Events::RDHUP | Events::HUP);
         Ok(())
     }
 
-    fn option(&self, option: SocketOption) -> Result<u64> {
-        Ok(match option {
-            SocketOption::SendBuffer => self.send_buffer.load(Ordering::Relaxed) as u64,
-            SocketOption::ReceiveBuffer => self.receive_buffer.load(Ordering::Relaxed) as u64,
-            SocketOption::SendTimeout => self.send_timeout.load(Ordering::Relaxed),
-            SocketOption::ReceiveTimeout => self.receive_timeout.load(Ordering::Relaxed),
-            SocketOption::PassCredentials => u64::from(self.pass_credentials.load(Ordering::Relaxed)),
-            SocketOption::Accepts => u64::from(self.state.lock().listener.is_some()),
-            SocketOption::Error => {
-                self.state.lock().error.take().map_or(0, |error| u64::from(error.code().unsigned_abs()))
+    fn option(&self, level: i32, name: i32) -> Result<Value> {
+        if level != level::SOCKET {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        match name {
+            name::ACCEPTCONN => Ok(Value::switch(self.state.lock().listener.is_some())),
+            name::PEERCRED => {
+                let unknown = Credentials { pid: 0, uid: u32::MAX, gid: u32::MAX };
+                let peer = self.peer_credentials().unwrap_or(unknown);
+                Ok(Value::words(&[peer.pid as u32, peer.uid, peer.gid]))
             }
-            SocketOption::Other(number) => self.state.lock().other_options.get(&number).copied().unwrap_or(0),
-        })
+            name::PEERGROUPS => self.peer_credentials().map(|_| Value::bytes(&[])).ok_or(Errno::ENODATA),
+            name => self.base.option(name),
+        }
     }
 
-    fn set_option(&self, option: SocketOption, value: u64) -> Result<()> {
-        let doubled = || {
-            let value = value.saturating_mul(2).clamp(*BUFFER_RANGE.start(), *BUFFER_RANGE.end());
-            usize::try_from(value).unwrap_or(DEFAULT_BUFFER)
-        };
-        match option {
-            SocketOption::SendBuffer => self.send_buffer.store(doubled(), Ordering::Relaxed),
-            SocketOption::ReceiveBuffer => self.receive_buffer.store(doubled(), Ordering::Relaxed),
-            SocketOption::SendTimeout => self.send_timeout.store(value, Ordering::Relaxed),
-            SocketOption::ReceiveTimeout => self.receive_timeout.store(value, Ordering::Relaxed),
-            SocketOption::PassCredentials => self.pass_credentials.store(value != 0, Ordering::Relaxed),
-            SocketOption::Accepts | SocketOption::Error => return Err(Errno::ENOPROTOOPT),
-            SocketOption::Other(number) => {
-                self.state.lock().other_options.insert(number, value);
-            }
-        }
-        Ok(())
+    fn set_option(&self, level: i32, name: i32, value: &[u8]) -> Result<()> {
+        if level == level::SOCKET { self.base.set_option(name, value) } else { Err(Errno::EOPNOTSUPP) }
     }
 
     fn available(&self) -> usize {
         let state = self.state.lock();
-        match self.style {
+        match self.base.style() {
             Style::Stream | Style::SequencedPacket => state.bytes,
-            Style::Datagram => state.messages.front().map_or(0, |message| message.data.len()),
+            _ => state.messages.front().map_or(0, |message| message.data.len()),
         }
+    }
+
+    fn passes_credentials(&self) -> bool {
+        self.base.is_on(Switches::PASS_CREDENTIALS)
     }
 }

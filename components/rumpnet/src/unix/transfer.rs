@@ -1,7 +1,6 @@
 //! Sending and receiving on Unix sockets.
 
 use alloc::{sync::Arc, vec::Vec};
-use core::sync::atomic::Ordering;
 
 use rumpkern::{
     Errno, Result,
@@ -10,6 +9,7 @@ use rumpkern::{
 };
 
 use super::{Message, State, UnixSocket, names, rights::InFlight};
+use crate::base::Switches;
 use crate::socket::{Address, Ancillary, Credentials, MessageFlags, Received, Style};
 
 /// How much of a stream goes into one message.
@@ -57,13 +57,13 @@ impl UnixSocket {
             return Err(if self.state.lock().connected { Errno::EISCONN } else { Errno::EOPNOTSUPP });
         }
         let peer = self.connected_peer()?;
-        let credentials = ancillary.credentials.or(Some(self.creator));
+        let credentials = ancillary.credentials.or(Some(self.base.creator()));
         let mut rights = InFlight::new(ancillary.rights)?;
-        let deadline = Self::deadline(&self.send_timeout, flags.contains(MessageFlags::DONT_WAIT));
-        let limit = self.send_buffer.load(Ordering::Relaxed);
+        let deadline = self.base.send_deadline(flags.contains(MessageFlags::DONT_WAIT));
+        let limit = self.base.send_buffer();
         let mut done = 0;
         while source.remaining() > 0 {
-            let room = self.wait(deadline, || {
+            let room = self.base.wait(deadline, || {
                 if self.state.lock().shut_send {
                     return Some(Err(Errno::EPIPE));
                 }
@@ -112,7 +112,7 @@ impl UnixSocket {
                 }
             }
         }
-        self.changes.notify(Events::IN | Events::RDNORM);
+        self.base.changes.notify(Events::IN | Events::RDNORM);
         Ok(())
     }
 
@@ -147,7 +147,7 @@ impl UnixSocket {
         if self.state.lock().shut_send {
             return Err(Errno::EPIPE);
         }
-        let limit = self.send_buffer.load(Ordering::Relaxed);
+        let limit = self.base.send_buffer();
         if source.remaining() > limit.saturating_sub(32) {
             return Err(Errno::EMSGSIZE);
         }
@@ -157,9 +157,9 @@ impl UnixSocket {
             return Err(Errno::EFAULT);
         }
         let mut rights = InFlight::new(ancillary.rights)?;
-        let credentials = ancillary.credentials.or(Some(self.creator));
+        let credentials = ancillary.credentials.or(Some(self.base.creator()));
         let name = if self.is_datagram() { self.state.lock().name.clone() } else { Address::Unnamed };
-        let deadline = Self::deadline(&self.send_timeout, flags.contains(MessageFlags::DONT_WAIT));
+        let deadline = self.base.send_deadline(flags.contains(MessageFlags::DONT_WAIT));
         let mut attempt = || {
             if !self.is_datagram() && self.state.lock().shut_send {
                 return Some(Err(Errno::EPIPE));
@@ -187,21 +187,21 @@ impl UnixSocket {
         };
         // Datagrams wait at the receiver, packets at the sender, where the news of room arrives.
         let place = if self.is_datagram() { &*peer } else { self };
-        place.wait(deadline, &mut attempt)??;
-        peer.changes.notify(Events::IN | Events::RDNORM);
+        place.base.wait(deadline, &mut attempt)??;
+        peer.base.changes.notify(Events::IN | Events::RDNORM);
         Ok(length)
     }
 
     /// What a receiver finds instead of data.
     fn without_data(&self, state: &mut State) -> Option<Result<()>> {
-        if let Some(error) = state.error.take() {
+        if let Err(error) = self.base.take_error() {
             return Some(Err(error));
         }
         if state.shut_receive {
             return Some(Ok(()));
         }
-        if self.style != Style::Datagram && !state.connected {
-            return Some(Err(if state.listener.is_some() || self.style == Style::Stream {
+        if self.base.style() != Style::Datagram && !state.connected {
+            return Some(Err(if state.listener.is_some() || self.base.style() == Style::Stream {
                 Errno::EINVAL
             } else {
                 Errno::ENOTCONN
@@ -218,7 +218,7 @@ impl UnixSocket {
             flags: MessageFlags::default(),
         };
         let wants_all = flags.contains(MessageFlags::WAIT_ALL) && !flags.contains(MessageFlags::PEEK);
-        let deadline = Self::deadline(&self.receive_timeout, flags.contains(MessageFlags::DONT_WAIT));
+        let deadline = self.base.receive_deadline(flags.contains(MessageFlags::DONT_WAIT));
         if sink.remaining() == 0 {
             let state = self.state.lock();
             if !state.connected {
@@ -227,7 +227,7 @@ impl UnixSocket {
             return Ok(received);
         }
         loop {
-            let outcome = self.wait(deadline, || {
+            let outcome = self.base.wait(deadline, || {
                 let mut state = self.state.lock();
                 if !state.messages.is_empty() {
                     return Some(self.take_stream(&mut state, sink, flags, &mut received));
@@ -266,7 +266,7 @@ impl UnixSocket {
             // Messages with open files, or of others, are not mixed.
             let different = received.ancillary.credentials.is_some()
                 && received.ancillary.credentials != message.credentials
-                && self.passes_credentials();
+                && self.base.is_on(Switches::PASS_CREDENTIALS);
             if received.length > 0 && (!message.rights.is_empty() || different)
                 || !received.ancillary.rights.is_empty()
             {
@@ -300,8 +300,8 @@ impl UnixSocket {
     /// Receives one message: a datagram, or a packet of a sequence.
     pub(super) fn receive_message(&self, sink: &mut Sink<'_>, flags: MessageFlags) -> Result<Received> {
         let peek = flags.contains(MessageFlags::PEEK);
-        let deadline = Self::deadline(&self.receive_timeout, flags.contains(MessageFlags::DONT_WAIT));
-        let received = self.wait(deadline, || {
+        let deadline = self.base.receive_deadline(flags.contains(MessageFlags::DONT_WAIT));
+        let received = self.base.wait(deadline, || {
             let mut state = self.state.lock();
             if !state.messages.is_empty() {
                 return Some(Self::take_message(&mut state, sink, flags));
@@ -339,6 +339,7 @@ impl UnixSocket {
             source: Some(message.source.clone()).filter(|source| !matches!(source, Address::Unnamed)),
             ancillary: Ancillary {
                 credentials: message.credentials,
+                controls: Vec::new(),
                 rights: if peek || fault.is_some() { message.rights.peek() } else { message.rights.take() },
             },
             flags: if done < length { MessageFlags::TRUNCATED } else { MessageFlags::default() },

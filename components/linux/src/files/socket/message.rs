@@ -6,7 +6,9 @@ use rumpkern::{
     Errno, Result,
     uio::{Sink, Source, UserRange},
 };
-use rumpnet::socket::{Ancillary, Credentials, MessageFlags, Received, Right, Socket};
+use rumpnet::socket::{
+    Ancillary, Control as Element, Credentials, Domain, MessageFlags, Received, Right, Socket,
+};
 use rumpuser::{NEVER, rumpuser_clock_monotonic};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -85,9 +87,15 @@ fn claimed(task: &Task, bytes: &[u8]) -> Result<Credentials> {
     Ok(claim)
 }
 
+/// What travels beside a message for which the program gives nothing: the sender, where that is of interest.
+fn without_control(task: &Task, socket: &dyn Socket) -> Ancillary {
+    let credentials = (socket.domain() == Domain::Unix).then(|| credentials(task));
+    Ancillary { credentials, ..Ancillary::default() }
+}
+
 /// Reads the ancillary data of a message to send.
-fn read_control(task: &Task, address: usize, length: usize) -> Result<Ancillary> {
-    let mut ancillary = Ancillary { credentials: Some(credentials(task)), rights: Vec::new() };
+fn read_control(task: &Task, socket: &dyn Socket, address: usize, length: usize) -> Result<Ancillary> {
+    let mut ancillary = without_control(task, socket);
     if address == 0 || length == 0 {
         return Ok(ancillary);
     }
@@ -104,7 +112,7 @@ fn read_control(task: &Task, address: usize, length: usize) -> Result<Ancillary>
         }
         let (level, kind) = (word(rest, 8) as i32, word(rest, 12) as i32);
         let data = &rest[HEADER..size];
-        if level == SOL_SOCKET {
+        if level == SOL_SOCKET && socket.domain() == Domain::Unix {
             match kind {
                 SCM_RIGHTS => {
                     for descriptor in data.chunks_exact(4) {
@@ -118,6 +126,8 @@ fn read_control(task: &Task, address: usize, length: usize) -> Result<Ancillary>
                 SCM_CREDENTIALS => ancillary.credentials = Some(claimed(task, data)?),
                 _ => return Err(Errno::EINVAL),
             }
+        } else if socket.domain() != Domain::Unix {
+            ancillary.controls.push(Element { level, kind, data: data.into() });
         }
         rest = rest.get(size.next_multiple_of(8)..).unwrap_or_default();
     }
@@ -134,7 +144,7 @@ struct Control {
 
 impl Control {
     /// Adds an element; what doesn't fit is cut.
-    fn put(&mut self, kind: i32, data: &[u8]) -> Result<()> {
+    fn put(&mut self, level: i32, kind: i32, data: &[u8]) -> Result<()> {
         if self.room < self.used + HEADER {
             self.cut = true;
             return Ok(());
@@ -142,7 +152,7 @@ impl Control {
         let size = (HEADER + data.len()).min(self.room - self.used);
         self.cut |= size < HEADER + data.len();
         let mut bytes = (size as u64).to_le_bytes().to_vec();
-        bytes.extend_from_slice(&SOL_SOCKET.to_le_bytes());
+        bytes.extend_from_slice(&level.to_le_bytes());
         bytes.extend_from_slice(&kind.to_le_bytes());
         bytes.extend_from_slice(&data[..size - HEADER]);
         write_bytes(self.address.wrapping_add(self.used), &bytes)?;
@@ -175,7 +185,7 @@ fn install_rights(task: &Task, control: &mut Control, rights: Vec<Right>, close_
             }
         }
     }
-    if descriptors.is_empty() { Ok(()) } else { control.put(SCM_RIGHTS, &descriptors) }
+    if descriptors.is_empty() { Ok(()) } else { control.put(SOL_SOCKET, SCM_RIGHTS, &descriptors) }
 }
 
 fn send(
@@ -189,7 +199,7 @@ fn send(
     let socket = socket_of(file)?;
     let flags = message_flags(file, flags);
     let to = match to {
-        Some(bytes) => Some(address::to_reach(task, &bytes)?),
+        Some(bytes) => Some(address::to_reach(task, socket, &bytes)?),
         None => None,
     };
     let result = socket.send(source, to.as_ref(), ancillary, flags);
@@ -213,9 +223,8 @@ pub fn sendto(
         return Err(Errno::EFAULT);
     }
     let file = task.files().get_io(descriptor)?;
-    socket_of(&file)?;
+    let ancillary = without_control(task, socket_of(&file)?);
     let address = if to == 0 { None } else { Some(address::read(to, to_length)?) };
-    let ancillary = Ancillary { credentials: Some(credentials(task)), rights: Vec::new() };
     let mut source = Source::user(from, length.min(RW_MAX));
     send(task, &file, &mut source, address, ancillary, flags)
 }
@@ -227,7 +236,7 @@ fn send_header(task: &Task, file: &OpenFile, header: &MessageHeader, flags: u32)
     } else {
         Some(address::read(header.name, header.name_length)?)
     };
-    let ancillary = read_control(task, header.control, header.control_length)?;
+    let ancillary = read_control(task, socket_of(file)?, header.control, header.control_length)?;
     send(task, file, &mut Source::vectors(&ranges), address, ancillary, flags)
 }
 
@@ -303,12 +312,15 @@ fn receive_header(task: &Task, file: &OpenFile, at: UserPtr<MessageHeader>, flag
         socket.receive(&mut Sink::vectors(&ranges), asked)?;
     let room = if header.control == 0 { 0 } else { header.control_length.min(isize::MAX as usize) };
     let mut control = Control { address: header.control, room, used: 0, cut: false };
-    if socket.option(rumpnet::socket::SocketOption::PassCredentials)? != 0 {
+    if socket.passes_credentials() {
         let nobody = Credentials { pid: 0, uid: 65534, gid: 65534 };
         let from = ancillary.credentials.unwrap_or(nobody);
         let words = [from.pid as u32, from.uid, from.gid];
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        control.put(SCM_CREDENTIALS, &bytes)?;
+        control.put(SOL_SOCKET, SCM_CREDENTIALS, &bytes)?;
+    }
+    for element in &ancillary.controls {
+        control.put(element.level, element.kind, &element.data)?;
     }
     let rights = core::mem::take(&mut ancillary.rights);
     install_rights(task, &mut control, rights, asked.contains(MessageFlags::CLOSE_ON_EXEC))?;

@@ -124,7 +124,7 @@ pub fn connect(task: &Task, descriptor: i32, address: usize, length: i32) -> Res
     let file = task.files().get_io(descriptor)?;
     let socket = socket_of(&file)?;
     let bytes = address::read(address, length)?;
-    let address = address::to_reach(task, &bytes)?;
+    let address = address::to_reach(task, socket, &bytes)?;
     socket.connect(&address, is_non_blocking(&file), credentials(task))?;
     Ok(0)
 }
