@@ -39,15 +39,31 @@ pub fn write(bytes: &[u8]) {
 }
 
 fn write_piece(bytes: &[u8]) {
+    alone(|| platform().console_write(bytes));
+}
+
+/// Calls `f` while nobody else writes.
+fn alone<T>(f: impl FnOnce() -> T) -> T {
     rumpuser::rumpuser_preempt_disable();
     let mut looks = 0;
     while WRITE.swap(true, Ordering::Acquire) && looks < PATIENCE {
         looks += 1;
         core::hint::spin_loop();
     }
-    platform().console_write(bytes);
+    let result = f();
     WRITE.store(false, Ordering::Release);
     rumpuser::rumpuser_preempt_enable();
+    result
+}
+
+/// Writes lines of a trace: beside the console, or to it, marked.
+pub fn write_trace(lines: &str) {
+    if alone(|| platform().trace_write(lines.as_bytes())) {
+        return;
+    }
+    for line in lines.lines() {
+        write(alloc::format!("[trace] {line}\r\n").as_bytes());
+    }
 }
 
 /// The console for `write!`, without the lock.

@@ -231,6 +231,10 @@ impl rumpuser::Hypercalls for Kernel {
         console::write(bytes);
     }
 
+    fn rumpuser_trace_write(lines: &str) {
+        console::write_trace(lines);
+    }
+
     fn rumpuser_console_set_input(handler: fn(bytes: &[u8])) {
         hooks::set_console_input(handler);
     }

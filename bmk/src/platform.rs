@@ -10,6 +10,11 @@ pub trait Platform: Sync {
     /// Writes to the console, from the first instruction on and in a panic: no allocation, no sleeping.
     fn console_write(&self, bytes: &[u8]);
 
+    /// Writes lines of a trace beside the console; false if nobody listens there.
+    fn trace_write(&self, _bytes: &[u8]) -> bool {
+        false
+    }
+
     /// Finds the machine's parts (ACPI tables, interrupt controllers) once memory works. On the boot CPU.
     fn discover(&self, boot: &BootInformation);
 

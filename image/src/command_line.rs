@@ -11,6 +11,9 @@ use crate::config::Configuration;
 /// The kernel's word for a console whose input is not typed: the terminal does not echo it.
 pub const NO_ECHO: &[u8] = b"console=noecho";
 
+/// The kernel's word for tracing system calls; `:` and a [filter](crate::system_calls::Filter) may follow.
+pub const TRACE_CALLS: &str = "trace=syscalls";
+
 /// What a command line asks for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CommandLine {
@@ -45,6 +48,11 @@ impl CommandLine {
     /// Whether the kernel's own words have this one.
     pub fn has(&self, option: &[u8]) -> bool {
         self.options.iter().any(|word| word == option)
+    }
+
+    /// What follows `name` in the last of the kernel's own words that begins with it.
+    pub fn value(&self, name: &str) -> Option<&[u8]> {
+        self.options.iter().rev().find_map(|word| word.strip_prefix(name.as_bytes()))
     }
 
     /// Writes it so that [`CommandLine::parse`] reads the same.

@@ -15,6 +15,7 @@ pub mod machine;
 pub mod payload;
 pub mod rootfs;
 pub mod symbols;
+pub mod system_calls;
 #[cfg(feature = "std")]
 pub mod tree;
 #[cfg(feature = "std")]

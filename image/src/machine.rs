@@ -12,7 +12,11 @@ pub const COMMAND_LINE_LIMIT: usize = 64 << 10;
 /// writes are lost. Reading the port gives [`STATUS_PRESENT`] where something listens.
 pub const STATUS_PORT: u16 = 0x5f0;
 
-/// What a read of [`STATUS_PORT`] returns where a debug console listens (QEMU's `readback` default).
+/// The I/O port that takes traces, where a debug console listens; otherwise they go to the console. Distinct from the
+/// console, so that a trace doesn't run into what the program prints.
+pub const TRACE_PORT: u16 = 0x5f1;
+
+/// What a read of [`STATUS_PORT`] or [`TRACE_PORT`] returns where a debug console listens (QEMU's `readback` default).
 pub const STATUS_PRESENT: u8 = 0xe9;
 
 /// What the kernel tells the launcher. Every message is one line of [`STATUS_PORT`], as [`Status::line`] gives it.

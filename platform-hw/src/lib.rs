@@ -32,7 +32,7 @@ mod tsc;
 use alloc::{string::String, vec::Vec};
 
 use bmk::platform::{BootInformation, HardwareCpu, Platform};
-use image::machine::Status;
+use image::machine::{STATUS_PRESENT, Status, TRACE_PORT};
 use rumpuser::{Halt, device::Registers};
 
 pub use bus::set_drivers;
@@ -57,6 +57,14 @@ fn map(physical: u64, length: usize) -> Registers {
 impl Platform for Pc {
     fn console_write(&self, bytes: &[u8]) {
         serial::write(bytes);
+    }
+
+    fn trace_write(&self, bytes: &[u8]) -> bool {
+        let listens = port::read8(TRACE_PORT) == STATUS_PRESENT;
+        if listens {
+            port::write_bytes(TRACE_PORT, bytes);
+        }
+        listens
     }
 
     fn discover(&self, boot: &BootInformation) {

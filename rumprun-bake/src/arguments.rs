@@ -178,6 +178,13 @@ pub struct RunArguments {
     /// Set a variable in the programs' environment, for this run.
     #[arg(long = "env", value_name = "NAME=VALUE")]
     pub environment: Vec<OsString>,
+    /// Write down system calls: `syscalls`, or `syscalls=FILTER` with names of calls, `!NAME` for all others, and the
+    /// classes file, desc, network, process, memory, signal, between commas.
+    #[arg(long, value_name = "WHAT", value_parser = launch::parse_trace)]
+    pub trace: Option<String>,
+    /// Where the trace goes; standard error if not given.
+    #[arg(long, value_name = "FILE", requires = "trace")]
+    pub trace_output: Option<PathBuf>,
     /// Give QEMU one more word; may be repeated.
     #[arg(long = "qemu", value_name = "WORD", allow_hyphen_values = true)]
     pub extra: Vec<String>,

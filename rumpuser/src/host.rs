@@ -408,6 +408,10 @@ impl Hypercalls for Host {
         std::print!("{}", String::from_utf8_lossy(bytes));
     }
 
+    fn rumpuser_trace_write(lines: &str) {
+        std::eprint!("{lines}");
+    }
+
     fn rumpuser_console_set_input(_handler: fn(&[u8])) {}
 
     fn rumpuser_getrandom(bytes: &mut [u8]) {

@@ -183,6 +183,8 @@ macro_rules! with_hypercalls {
         // ---- console, entropy, machine
         /// Writes to the console.
         fn rumpuser_console_write(bytes: &[u8]);
+        /// Writes whole lines of a trace: beside the console where the launcher listens, otherwise to the console.
+        fn rumpuser_trace_write(lines: &str);
         /// Sets who gets console input; called in thread context.
         fn rumpuser_console_set_input(handler: fn(bytes: &[u8]));
         /// Fills `bytes` from the platform's entropy source.

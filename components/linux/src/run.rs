@@ -14,8 +14,9 @@ use crate::{
     exit, faults, oom,
     restart::Interrupted,
     signal::{deliver, frame::TrapDetails},
-    table,
+    statistics, table,
     task::Task,
+    trace,
 };
 
 /// Starts a thread for a task. `state` is the extended state it begins with; empty for the initial one.
@@ -86,8 +87,12 @@ fn system_call(task: &Task) -> bool {
             [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9];
         (registers.rax, arguments)
     });
-    let result =
-        if oom::admits(number) { table::dispatch(task, number, &arguments) } else { Err(Errno::ENOMEM) };
+    let result = if trace::is_on() {
+        trace::call(task, number, &arguments, dispatch)
+    } else {
+        dispatch(task, number, &arguments)
+    };
+    statistics::count(number, &result);
     let value = match result {
         Ok(value) => value as u64,
         Err(Errno::EINTR) => {
@@ -99,6 +104,12 @@ fn system_call(task: &Task) -> bool {
     task.restarting.store(false, Ordering::Relaxed);
     task.with_context(|context| context.registers.rax = value);
     true
+}
+
+/// Calls the handler, if there is memory for what it does.
+#[inline(never)]
+fn dispatch(task: &Task, number: u64, arguments: &[u64; 6]) -> Result<usize> {
+    if oom::admits(number) { table::dispatch(task, number, arguments) } else { Err(Errno::ENOMEM) }
 }
 
 /// Asks the running call's task to end: the run loop looks when the call returns EINTR.

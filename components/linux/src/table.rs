@@ -485,6 +485,12 @@ mod tests {
     }
 
     #[test]
+    fn the_list_for_traces_has_the_same_calls() {
+        let calls = CALLS.iter().map(|call| (call.number, call.name));
+        assert!(calls.eq(image::system_calls::all().map(|call| (call.number, call.name))));
+    }
+
+    #[test]
     fn numbers_ascend_and_agree_with_the_headers() {
         assert!(CALLS.windows(2).all(|pair| pair[0].number < pair[1].number));
         let expected = [

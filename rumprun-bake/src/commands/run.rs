@@ -38,6 +38,10 @@ pub fn run(arguments: &RunArguments, progress: &Progress) -> Result<ExitCode> {
         accelerator: arguments.accel.into(),
         disks: arguments.disks.clone(),
         extra: arguments.extra.clone(),
+        trace: arguments
+            .trace
+            .clone()
+            .map(|word| launch::Trace { word, output: arguments.trace_output.clone() }),
         command_line,
     };
     let status = match start(&options, arguments.print_command, progress) {

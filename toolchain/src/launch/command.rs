@@ -10,6 +10,8 @@ use super::{Accelerator, Error, Firmware, ImageKind, Machine, Options, QEMU};
 pub const ARGUMENTS: &str = "arguments";
 /// See [`ARGUMENTS`].
 pub const STATUS: &str = "status";
+/// See [`ARGUMENTS`]. Unless the trace goes elsewhere.
+pub const TRACE: &str = "trace";
 /// See [`ARGUMENTS`].
 pub const CONTROL: &str = "control";
 
@@ -71,7 +73,12 @@ pub fn words(
     add(&["-chardev", &format!("file,id=status,path={}", in_folder(STATUS))]);
     add(&["-device", &format!("isa-debugcon,iobase={:#x},chardev=status", machine::STATUS_PORT)]);
     add(&["-qmp", &format!("unix:{},server=on,wait=off", in_folder(CONTROL))]);
-    if options.command_line != Default::default() {
+    if let Some(trace) = &options.trace {
+        let path = trace.output.as_deref().map_or_else(|| in_folder(TRACE), escaped);
+        add(&["-chardev", &format!("file,id=trace,path={path}")]);
+        add(&["-device", &format!("isa-debugcon,iobase={:#x},chardev=trace", machine::TRACE_PORT)]);
+    }
+    if options.command_line != Default::default() || options.trace.is_some() {
         add(&["-fw_cfg", &format!("name={},file={}", machine::COMMAND_LINE_FILE, in_folder(ARGUMENTS))]);
     }
     if options.firmware == Firmware::Uefi {

@@ -6,6 +6,7 @@ mod console;
 mod kind;
 mod qmp;
 mod supervise;
+mod trace;
 
 use std::{fs, io, path::PathBuf};
 
@@ -15,6 +16,7 @@ pub use command::UEFI_FIRMWARE;
 use image::{command_line::CommandLine, machine};
 pub use kind::{ImageKind, detect, kind_of};
 pub use supervise::{Outcome, run};
+pub use trace::{Trace, parse as parse_trace};
 
 /// The emulator.
 pub const QEMU: &str = "qemu-system-x86_64";
@@ -71,6 +73,8 @@ pub struct Options {
     pub disks: Vec<PathBuf>,
     /// Words for QEMU, behind all others.
     pub extra: Vec<String>,
+    /// A trace.
+    pub trace: Option<Trace>,
     /// Arguments and environment for this run.
     pub command_line: CommandLine,
 }
@@ -149,6 +153,8 @@ pub struct Plan {
     pub words: Vec<String>,
     /// Why this accelerator.
     pub accelerator: Choice,
+    /// The trace goes to standard error.
+    shows_trace: bool,
     /// Holds the files of the run.
     folder: tempfile::TempDir,
 }
@@ -174,7 +180,9 @@ pub fn plan(options: &Options) -> Result<Plan, Error> {
     if let Some(disk) = options.disks.iter().find(|disk| !disk.exists()) {
         return Err(Error::NoDisk { path: disk.display().to_string() });
     }
-    let text = options.command_line.render();
+    let mut command_line = options.command_line.clone();
+    command_line.options.extend(options.trace.iter().map(|trace| trace.word.clone().into_bytes()));
+    let text = command_line.render();
     if text.len() > machine::COMMAND_LINE_LIMIT {
         return Err(Error::Arguments(text.len()));
     }
@@ -186,5 +194,6 @@ pub fn plan(options: &Options) -> Result<Plan, Error> {
     fs::write(folder.path().join(command::ARGUMENTS), &text)
         .map_err(host_error("cannot write the arguments"))?;
     let words = command::words(options, kind, accelerator.accelerator, folder.path())?;
-    Ok(Plan { words, accelerator, folder })
+    let shows_trace = options.trace.as_ref().is_some_and(|trace| trace.output.is_none());
+    Ok(Plan { words, accelerator, shows_trace, folder })
 }

@@ -13,7 +13,7 @@ use std::{
 use image::machine::Status;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
-use super::{Error, Plan, command, console, host_error, qmp};
+use super::{Error, Plan, command, console, host_error, qmp, trace};
 use crate::report::Report;
 
 /// How long a guest that was asked to stop may take.
@@ -63,6 +63,12 @@ pub fn run(plan: &Plan, report: &dyn Report) -> Result<Outcome, Error> {
     let folder = plan.folder.path();
     let errors = fs::File::create(folder.join("errors"))
         .map_err(host_error("cannot write to the temporary folder"))?;
+    let tracer = if plan.shows_trace {
+        let copier = trace::Copier::start(&folder.join(command::TRACE));
+        Some(copier.map_err(host_error("cannot make a pipe for the trace"))?)
+    } else {
+        None
+    };
     let (program, arguments) = plan.words.split_first().ok_or(Error::NoQemu)?;
     let mut command = Command::new(program);
     // Signals of the terminal are ours to translate.
@@ -118,6 +124,9 @@ pub fn run(plan: &Plan, report: &dyn Report) -> Result<Outcome, Error> {
     // All that the guest printed comes out before its status does.
     if let Some(printer) = printer {
         let _ = printer.join();
+    }
+    if let Some(tracer) = tracer {
+        tracer.finish();
     }
     drop(terminal);
     match killed {

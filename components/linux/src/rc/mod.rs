@@ -74,6 +74,7 @@ fn prepare(
     if words.has(NO_ECHO) {
         rumpdev::tty::console::disable_echo();
     }
+    crate::trace::start(&words);
     words.apply(&mut configuration);
     let image = RootFs::parse(payload.rootfs()).map_err(|error| {
         console::message(format_args!("the image's root file system is damaged: {error}"))
@@ -191,6 +192,7 @@ fn wait_for_change<T>(init: &Arc<Process>, condition: impl FnMut() -> Option<T>)
 
 /// Writes everything to disk and ends the machine.
 pub fn finish(how: Halt) -> ! {
+    crate::trace::finish();
     if let Some(root) = root()
         && let Err(error) = root.unmount_all()
     {
