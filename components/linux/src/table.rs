@@ -370,8 +370,8 @@ system_calls! {
     300 fanotify_init;
     301 fanotify_mark;
     302 prlimit64 => crate::resource::prlimit64;
-    303 name_to_handle_at => crate::files::xattr::name_to_handle_at;
-    304 open_by_handle_at;
+    303 name_to_handle_at => crate::files::handle::name_to_handle_at;
+    304 open_by_handle_at => crate::files::handle::open_by_handle_at;
     305 clock_adjtime => crate::clock::clock_adjtime;
     306 syncfs => crate::files::io::syncfs;
     307 sendmmsg => crate::files::socket::sendmmsg;

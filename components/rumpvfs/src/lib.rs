@@ -10,6 +10,7 @@ pub mod device;
 pub mod fifo;
 pub mod file;
 pub mod generated;
+mod handle;
 pub mod locks;
 pub mod mount;
 pub mod namei;

@@ -129,6 +129,15 @@ impl Mount {
         &self.file_system
     }
 
+    /// The root of its file system, which in a bind mount is above its own.
+    pub(crate) fn top(&self) -> Arc<Dentry> {
+        let mut top = self.root.clone();
+        while let Some(parent) = top.parent() {
+            top = parent;
+        }
+        top
+    }
+
     /// EROFS if nothing may change.
     pub fn require_writable(&self) -> Result<()> {
         if self.flags().contains(MountFlags::READ_ONLY) { Err(Errno::EROFS) } else { Ok(()) }

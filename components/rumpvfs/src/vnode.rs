@@ -169,6 +169,17 @@ pub struct Statistics {
     pub files_free: u64,
     pub name_length: u64,
     pub read_only: bool,
+    /// What tells the file system apart from others, also after the machine was started anew; 0: nothing does.
+    pub identifier: u64,
+}
+
+/// What tells a file apart from all that its file system had and will have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Handle {
+    /// The inode number.
+    pub inode: u32,
+    /// Tells apart the files that had this inode number.
+    pub generation: u32,
 }
 
 /// A file of a file system. Permissions are checked above, by whoever knows the caller. Names are single
@@ -321,6 +332,11 @@ pub trait Vnode: Send + Sync + Any {
         Ok(Vec::new())
     }
 
+    /// What [`FileSystem::by_handle`] finds the file by, also after the machine was started anew.
+    fn handle(&self) -> Result<Handle> {
+        Err(Errno::EOPNOTSUPP)
+    }
+
     /// statfs(2) of the file system.
     fn statistics(&self) -> Result<Statistics>;
 
@@ -334,6 +350,10 @@ pub trait FileSystem: Send + Sync {
     fn name(&self) -> &'static str;
     /// Its root directory.
     fn root(&self) -> Arc<dyn Vnode>;
+    /// The file with a handle; ESTALE if there is none.
+    fn by_handle(&self, _handle: Handle) -> Result<Arc<dyn Vnode>> {
+        Err(Errno::ESTALE)
+    }
     /// Makes everything durable and leaves what is below clean; nothing can be changed afterwards. Called when the
     /// last mount goes and when the machine stops.
     fn unmount(&self) -> Result<()> {

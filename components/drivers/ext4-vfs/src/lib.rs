@@ -31,7 +31,7 @@ use rumpuser::{
     rumpuser_clock_realtime, rumpuser_console_write, rumpuser_getrandom, rumpuser_memory_statistics,
     sync::{Mutex, SpinLock},
 };
-use rumpvfs::vnode::{FileSystem, Vnode, anonymous_device};
+use rumpvfs::vnode::{FileSystem, Handle, Vnode, anonymous_device};
 
 use cache::Cached;
 use disk::{Disk, errno};
@@ -165,9 +165,17 @@ fn is_blank(disk: &Disk) -> Result<bool, ext4::Error> {
     Ok(bytes.iter().all(|&byte| byte == 0))
 }
 
+/// What stat(2) calls the device: the disk's number.
+fn device_number(device: &Arc<dyn BlockDevice>) -> u64 {
+    let disks = rumpdev::block::all();
+    let index = disks.iter().position(|(_, disk)| Arc::ptr_eq(disk, device));
+    index.map_or_else(anonymous_device, rumpdev::disk::number)
+}
+
 /// Mounts the file system on a disk.
 pub fn mount(device: Arc<dyn BlockDevice>, settings: Settings) -> Result<Arc<Ext4Fs>, MountError> {
     let read_only = settings.read_only || device.read_only();
+    let number = device_number(&device);
     let disk = Arc::new(Disk(device));
     if !ext4::is_ext4(&*disk)? {
         let blank = is_blank(&disk)?;
@@ -185,7 +193,7 @@ pub fn mount(device: Arc<dyn BlockDevice>, settings: Settings) -> Result<Arc<Ext
     let options = Options { read_only, clock: now, cache_blocks: (memory / 64).clamp(64, 8192) };
     let shared = Arc::new(Shared {
         ext4: Ext4::mount(disk, options)?,
-        device: anonymous_device(),
+        device: number,
         read_only,
         nodes: Mutex::new(HashMap::new()),
         dirty: Mutex::new(BTreeMap::new()),
@@ -236,6 +244,17 @@ impl FileSystem for Ext4Fs {
 
     fn root(&self) -> Arc<dyn Vnode> {
         self.root.clone()
+    }
+
+    fn by_handle(&self, handle: Handle) -> rumpkern::Result<Arc<dyn Vnode>> {
+        match self.shared.ext4.attributes(handle.inode) {
+            Ok(file) if file.generation == handle.generation && file.links > 0 => {
+                Ok(self.shared.node(handle.inode)?)
+            }
+            // Free inodes fail in several ways.
+            Ok(_) | Err(ext4::Error::NotFound | ext4::Error::Corrupt(_)) => Err(Errno::ESTALE),
+            Err(error) => Err(errno(error)),
+        }
     }
 
     fn sync(&self) -> rumpkern::Result<()> {

@@ -21,8 +21,8 @@ use rumpvfs::{
     file::{File, OpenFlags},
     open,
     vnode::{
-        AttributeChanges, Attributes, Creation, DirectoryEntry, Kind, Statistics, Time, Vnode, device_number,
-        device_parts,
+        AttributeChanges, Attributes, Creation, DirectoryEntry, Handle, Kind, Statistics, Time, Vnode,
+        device_number, device_parts,
     },
 };
 
@@ -372,6 +372,11 @@ impl Vnode for Node {
         self.shared.ext4.extended_attributes(self.inode).map_err(errno)
     }
 
+    fn handle(&self) -> Result<Handle> {
+        let generation = self.shared.ext4.attributes(self.inode).map_err(errno)?.generation;
+        Ok(Handle { inode: self.inode, generation })
+    }
+
     fn statistics(&self) -> Result<Statistics> {
         let statistics = self.shared.ext4.statistics().map_err(errno)?;
         Ok(Statistics {
@@ -383,6 +388,8 @@ impl Vnode for Node {
             files_free: statistics.free_inodes,
             name_length: 255,
             read_only: statistics.read_only,
+            identifier: (u128::from_le_bytes(statistics.uuid) >> 64) as u64
+                ^ u128::from_le_bytes(statistics.uuid) as u64,
         })
     }
 
@@ -419,7 +426,12 @@ impl Drop for Node {
             }
         }
         if self.is_unlinked() && !self.shared.read_only {
-            self.shared.keep_failure(self.shared.ext4.evict(self.inode).map_err(errno));
+            let evicted = match self.shared.ext4.evict(self.inode) {
+                // Made for a file that another node of it freed meanwhile.
+                Err(ext4::Error::NotFound) => Ok(()),
+                evicted => evicted,
+            };
+            self.shared.keep_failure(evicted.map_err(errno));
             self.shared.note_change();
         }
     }

@@ -17,7 +17,7 @@ use rumpvfs::{
     file::{File, OpenFlags},
     mount::{Location, Mount, MountOptions},
     namei::Lookup,
-    vnode::{AttributeChanges, FileSystem},
+    vnode::{AttributeChanges, Creation, FileSystem, Handle, Kind},
 };
 
 struct RamDisk {
@@ -334,4 +334,47 @@ fn threads_share_files() {
         thread.join().expect("no panic");
     }
     system.sync().expect("sync");
+}
+
+#[test]
+fn files_are_found_by_handle_until_they_are_removed() {
+    let disk = RamDisk::new(16 << 20);
+    let credentials = Credentials::root();
+    let directory =
+        Creation { kind: Kind::Directory, permissions: 0o755, uid: 0, gid: 0, target: b"", rdev: 0 };
+    let (of_file, of_directory);
+    {
+        let system = mounted(&disk);
+        let root = root(&system);
+        let names = Lookup::new(&root, &root, &credentials);
+        names.create(b"/a", &directory).expect("mkdir");
+        names.create(b"/a/b", &directory).expect("mkdir");
+        let file = open(&root, "/a/b/file", CREATE).expect("open");
+        put(&*file, 0, b"data").expect("write");
+        of_file = file.vnode().expect("a vnode").handle().expect("a handle");
+        of_directory = names.resolve(b"/a/b", true).expect("there").vnode().handle().expect("a handle");
+        system.unmount().expect("unmount");
+    }
+    let system = mounted(&disk);
+    let root = root(&system);
+    let names = Lookup::new(&root, &root, &credentials);
+    let found = root.mount.by_handle(of_directory).expect("there");
+    assert_eq!(found.path(&root), b"/a/b");
+    assert!(found.same(&names.resolve(b"/a/b", true).expect("there")), "one entry for a directory");
+    let found = root.mount.by_handle(of_file).expect("there");
+    let mut data = [0; 4];
+    assert_eq!(found.vnode().read_at(0, &mut Sink::kernel(&mut data)), Ok(4));
+    assert_eq!(&data, b"data");
+    drop(found);
+    let other = Handle { generation: of_file.generation ^ 1, ..of_file };
+    assert_eq!(root.mount.by_handle(other).map(|_| ()), Err(Errno::ESTALE));
+    names.remove(b"/a/b/file", false).expect("unlink");
+    assert_eq!(root.mount.by_handle(of_file).map(|_| ()), Err(Errno::ESTALE));
+    for inode in [0, 11, 12, 500, u32::MAX] {
+        let found = root.mount.by_handle(Handle { inode, generation: 0 });
+        assert!(matches!(found.map(|_| ()), Ok(()) | Err(Errno::ESTALE)), "{inode}");
+    }
+    names.remove(b"/a/b", true).expect("rmdir");
+    assert_eq!(root.mount.by_handle(of_directory).map(|_| ()), Err(Errno::ESTALE));
+    system.unmount().expect("unmount");
 }

@@ -7,6 +7,7 @@ pub mod epoll;
 pub mod epoll_calls;
 pub mod eventfd;
 pub mod fcntl;
+pub mod handle;
 pub mod inotify;
 pub mod io;
 pub mod ioctl;

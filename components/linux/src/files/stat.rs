@@ -239,9 +239,11 @@ pub struct StatFs {
     spare: [i64; 4],
 }
 
-fn statfs_of(from: &Statistics, flags: u32) -> StatFs {
+/// `device`: `st_dev` of the file system's files.
+fn statfs_of(from: &Statistics, device: u64, flags: u32) -> StatFs {
     const ST_VALID: i64 = 0x20;
     const ST_READ_ONLY: i64 = 1;
+    let identifier = if from.identifier == 0 { device } else { from.identifier };
     StatFs {
         magic: from.magic as i64,
         block_size: from.block_size as i64,
@@ -250,7 +252,7 @@ fn statfs_of(from: &Statistics, flags: u32) -> StatFs {
         blocks_available: from.blocks_free,
         files: from.files,
         files_free: from.files_free,
-        identifier: [0; 2],
+        identifier: [identifier as i32, (identifier >> 32) as i32],
         name_length: from.name_length as i64,
         fragment_size: from.block_size as i64,
         flags: ST_VALID | i64::from(flags) | if from.read_only { ST_READ_ONLY } else { 0 },
@@ -263,18 +265,23 @@ fn statfs_flags(location: &Location) -> u32 {
     location.mount.flags().bits() & 0xf | location.mount.flags().bits() & 0xc00
 }
 
+fn statfs_at(location: &Location) -> Result<StatFs> {
+    let device = location.vnode().attributes()?.device;
+    Ok(statfs_of(&location.statistics()?, device, statfs_flags(location)))
+}
+
 /// statfs(2).
 pub fn statfs(task: &Task, path: usize, to: UserPtr<StatFs>) -> Result<usize> {
     let (_, location) = resolve_at(task, AT_FDCWD, path, 0)?;
-    to.write(&statfs_of(&location.statistics()?, statfs_flags(&location))).map(|()| 0)
+    to.write(&statfs_at(&location)?).map(|()| 0)
 }
 
 /// fstatfs(2).
 pub fn fstatfs(task: &Task, descriptor: i32, to: UserPtr<StatFs>) -> Result<usize> {
     let file = task.files().get(descriptor)?;
     let result = match (file.location(), file.vnode()) {
-        (Some(location), _) => statfs_of(&location.statistics()?, statfs_flags(location)),
-        (None, Some(vnode)) => statfs_of(&vnode.statistics()?, 0),
+        (Some(location), _) => statfs_at(location)?,
+        (None, Some(vnode)) => statfs_of(&vnode.statistics()?, vnode.attributes()?.device, 0),
         (None, None) => {
             const ANON_INODE_FS_MAGIC: u64 = 0x0904_1934;
             let statistics = Statistics {
@@ -283,7 +290,7 @@ pub fn fstatfs(task: &Task, descriptor: i32, to: UserPtr<StatFs>) -> Result<usiz
                 name_length: 255,
                 ..Statistics::default()
             };
-            statfs_of(&statistics, 0)
+            statfs_of(&statistics, 0, 0)
         }
     };
     to.write(&result).map(|()| 0)

@@ -162,8 +162,3 @@ pub fn lremovexattr(task: &Task, path: usize, name: usize) -> Result<usize> {
 pub fn fremovexattr(task: &Task, file: i32, name: usize) -> Result<usize> {
     remove(&by_descriptor(task, file)?, name)
 }
-
-/// name_to_handle_at(2): no file system gives handles.
-pub fn name_to_handle_at(_task: &Task) -> Result<usize> {
-    Err(Errno::EOPNOTSUPP)
-}

@@ -170,6 +170,7 @@ impl Shared {
             files_free: self.inodes_limit.saturating_sub(inodes),
             name_length: 255,
             read_only: self.read_only.load(Ordering::Relaxed),
+            identifier: 0,
         }
     }
 }
