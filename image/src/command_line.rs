@@ -1,12 +1,15 @@
-//! What the launcher changes in a baked configuration for one run: arguments and environment.
+//! What the launcher changes in a baked configuration for one run: arguments, environment, networks.
 //!
 //! A command line is words between blanks. In a word `\` takes the next byte as it is, `\n` is a newline and
-//! `\xHH` is any byte. `env=NAME=VALUE` sets a variable; behind `--` stand the arguments, which replace those
-//! of the last program. Other words are the kernel's own (`console=...`) and are left alone here.
+//! `\xHH` is any byte. `env=NAME=VALUE` sets a variable, `network=...` configures an
+//! interface ([`crate::network_word`]); behind `--` stand the arguments, which replace those of the last program. Other words are the kernel's own (`console=...`) and are left alone here.
 
 use alloc::{string::String, vec::Vec};
 
-use crate::config::Configuration;
+use crate::{
+    config::{Configuration, Network},
+    network_word,
+};
 
 /// The kernel's word for a console whose input is not typed: the terminal does not echo it.
 pub const NO_ECHO: &[u8] = b"console=noecho";
@@ -21,6 +24,8 @@ pub struct CommandLine {
     pub options: Vec<Vec<u8>>,
     /// Variables for every program: (name, value).
     pub environment: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Changes to interfaces; what is empty or absent in one leaves what was baked.
+    pub networks: Vec<Network>,
     /// Arguments of the last program, `argv[0]` not among them; `None` leaves the baked ones.
     pub arguments: Option<Vec<Vec<u8>>>,
 }
@@ -38,6 +43,8 @@ impl CommandLine {
                 let cut = variable.iter().position(|&byte| byte == b'=').unwrap_or(variable.len());
                 let value = variable.get(cut + 1..).unwrap_or_default();
                 line.environment.push((variable[..cut].to_vec(), value.to_vec()));
+            } else if let Some(network) = word.strip_prefix(network_word::PREFIX) {
+                line.networks.push(network_word::parse(network));
             } else {
                 line.options.push(word);
             }
@@ -80,6 +87,9 @@ impl CommandLine {
         for (name, value) in &self.environment {
             word(&[b"env=", name, b"=", value]);
         }
+        for network in &self.networks {
+            word(&[network_word::PREFIX, network_word::render(network).as_bytes()]);
+        }
         if let Some(arguments) = &self.arguments {
             word(&[b"--"]);
             for argument in arguments {
@@ -96,6 +106,9 @@ impl CommandLine {
             for program in &mut configuration.programs {
                 program.environment.retain(|(present, _)| present != name);
             }
+        }
+        for network in &self.networks {
+            network_word::apply(network, &mut configuration.networks);
         }
         if let (Some(arguments), Some(program)) = (&self.arguments, configuration.programs.last_mut()) {
             program.arguments.truncate(1);
@@ -160,6 +173,7 @@ mod tests {
         let line = CommandLine {
             options: vec![b"console=ttyS0".to_vec(), b"a b".to_vec()],
             environment: vec![(b"A".to_vec(), b"x = \\y\n".to_vec()), (b"EMPTY".to_vec(), vec![])],
+            networks: vec![network_word::parse(b"eth0,address=10.0.0.2/24")],
             arguments: Some(vec![b"-c".to_vec(), vec![], b"--".to_vec(), all, b"print(1, 2)".to_vec()]),
         };
         assert_eq!(CommandLine::parse(line.render().as_bytes()), line);

@@ -67,15 +67,29 @@ pub struct Mount {
     pub size: u64,
 }
 
-/// A network interface.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A network interface: how it is found, and its addresses. Everything is text as people write it; the baker has checked
+/// what is baked, and the kernel checks again, because a command line (`network=...`, see
+/// [`crate::command_line::CommandLine::networks`]) can change it.
+///
+/// An interface of the machine without an entry is configured as an entry with empty lists is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
-    /// Interface name (`eth0`).
+    /// Interface name (`eth0`), at most 15 bytes.
     pub interface: String,
-    /// Addresses with prefix lengths (`10.0.2.15/24`); empty: DHCP.
+    /// The interface is the one with this MAC address (`52:54:00:12:34:56`), whatever the order in which the machine
+    /// shows its interfaces. Without it, the names `eth0`, `eth1`... go to the others in the machine's order.
+    pub mac: Option<String>,
+    /// Addresses with prefix lengths, IPv4 and IPv6 (`10.0.2.15/24`, `fd00::5/64`), and [`DHCP`] among them for one by
+    /// DHCPv4. Empty: as `["dhcp"]`. An IPv6 link-local address and those of router advertisements come in any case.
     pub addresses: Vec<String>,
-    /// Default gateway.
-    pub gateway: Option<String>,
-    /// Name servers.
+    /// Default gateways, at most one of IPv4 and one of IPv6. An absent one may come from DHCP or a router
+    /// advertisement.
+    pub gateways: Vec<String>,
+    /// Name servers, before those that DHCP names.
     pub nameservers: Vec<String>,
+    /// The maximum transmission unit in bytes, if it is not the link's own (1500).
+    pub mtu: Option<u16>,
 }
+
+/// What stands among [`Network::addresses`] for an address by DHCPv4.
+pub const DHCP: &str = "dhcp";

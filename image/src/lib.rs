@@ -12,6 +12,7 @@ pub mod config;
 #[cfg(feature = "std")]
 mod contents;
 pub mod machine;
+pub mod network_word;
 pub mod payload;
 pub mod rootfs;
 pub mod symbols;

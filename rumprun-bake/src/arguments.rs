@@ -1,8 +1,11 @@
 //! The arguments, as typed.
 
+mod network;
+
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+pub use network::NetworkArguments;
 use toolchain::{configs, launch};
 
 const EXAMPLES: &str = "\
@@ -39,6 +42,8 @@ Exit status: the program's own. 125: QEMU or the image could not be started. 126
 Examples:
   rumprun-bake run hello.elf
   rumprun-bake run db.elf --disk data.img --cpus 2 --memory 1G
+  rumprun-bake run web.elf --publish 8080:80
+  rumprun-bake run web.elf --cpus 4 --tap tap0,address=10.0.0.2/24,gateway=10.0.0.1 --queues 4
   rumprun-bake run web.iso --firmware uefi
   rumprun-bake run hello.elf --print-command";
 
@@ -185,6 +190,11 @@ pub struct RunArguments {
     /// Where the trace goes; standard error if not given.
     #[arg(long, value_name = "FILE", requires = "trace")]
     pub trace_output: Option<PathBuf>,
+    #[command(flatten)]
+    pub network: NetworkArguments,
+    /// Write the frames of the interfaces to a file, as pcap; those of eth1 go to FILE-eth1.pcap, and so on.
+    #[arg(long, value_name = "FILE.pcap")]
+    pub capture: Option<PathBuf>,
     /// Give QEMU one more word; may be repeated.
     #[arg(long = "qemu", value_name = "WORD", allow_hyphen_values = true)]
     pub extra: Vec<String>,

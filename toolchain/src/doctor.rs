@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     kernel,
-    launch::{self, Accelerator, AcceleratorRequest},
+    launch::{self, Accelerator, AcceleratorRequest, network::abilities},
 };
 
 /// One thing that was looked at.
@@ -50,6 +50,7 @@ const PARTS: &[(&str, &str, &str, bool, &[&str])] = &[
     ),
     ("mtools", "--format iso and raw", "mtools", false, &["mformat"]),
     ("xorriso", "--format iso", "xorriso", false, &["xorriso"]),
+    ("ip", "run --tap and --bridge", "iproute2", false, &["ip", "/usr/sbin/ip", "/sbin/ip"]),
     ("UEFI firmware", "run --firmware uefi", "ovmf", false, launch::UEFI_FIRMWARE),
 ];
 
@@ -98,6 +99,14 @@ pub fn examine() -> Vec<Check> {
         required: *required,
         detail: None,
         package: Some(package),
+    }));
+    checks.extend(["taps", "bridges"].into_iter().zip(abilities()).map(|(name, ability)| Check {
+        name,
+        purpose: ability.purpose,
+        present: ability.missing.is_none(),
+        required: false,
+        detail: ability.missing,
+        package: None,
     }));
     let (works, detail) = match launch::choose(AcceleratorRequest::Auto) {
         Ok(choice) => (choice.accelerator == Accelerator::Kvm, choice.reason),

@@ -29,6 +29,13 @@ pub fn run(arguments: &RunArguments, progress: &Progress) -> Result<ExitCode> {
     if !std::io::stdin().is_terminal() {
         command_line.options.push(NO_ECHO.to_vec());
     }
+    let networks = match arguments.network.nics() {
+        Ok(networks) => networks,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return Ok(ExitCode::from(NOT_STARTED));
+        }
+    };
     let options = Options {
         image: arguments.image.clone(),
         cpus: arguments.cpus,
@@ -37,6 +44,8 @@ pub fn run(arguments: &RunArguments, progress: &Progress) -> Result<ExitCode> {
         firmware: arguments.firmware.into(),
         accelerator: arguments.accel.into(),
         disks: arguments.disks.clone(),
+        networks,
+        capture: arguments.capture.clone(),
         extra: arguments.extra.clone(),
         trace: arguments
             .trace

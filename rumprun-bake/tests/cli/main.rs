@@ -2,5 +2,6 @@
 
 mod bad_input;
 mod commands;
+mod network;
 mod support;
 mod trees;

@@ -2,6 +2,10 @@
 
 use std::net::IpAddr;
 
+use image::config::DHCP;
+
+use crate::launch::MacAddress;
+
 /// An absolute path, for a place in the image.
 pub fn absolute(path: &str) -> Result<Vec<u8>, String> {
     match path.starts_with('/') && !path.contains('\0') {
@@ -31,25 +35,59 @@ pub fn hostname(name: &str) -> Result<(), String> {
     }
 }
 
-/// An address with a prefix length.
+/// An address with a prefix length, or `dhcp`.
 pub fn network_address(text: &str) -> Result<(), String> {
-    let good = text.split_once('/').is_some_and(|(address, prefix)| {
-        let most = match address.parse() {
-            Ok(IpAddr::V4(_)) => 32,
-            Ok(IpAddr::V6(_)) => 128,
-            Err(_) => return false,
-        };
-        prefix.parse::<u8>().is_ok_and(|prefix| prefix <= most)
-    });
-    match good {
-        true => Ok(()),
-        false => Err(format!("`{text}` is not an address with a prefix length, as 10.0.2.15/24")),
+    if text == DHCP {
+        return Ok(());
     }
+    match prefixed(text) {
+        Some((address, _)) if address.is_unspecified() || address.is_multicast() => {
+            Err(format!("`{text}` can't be the address of an interface"))
+        }
+        Some(_) => Ok(()),
+        None => Err(format!("`{text}` is not an address with a prefix length, as 10.0.2.15/24")),
+    }
+}
+
+/// Splits an address and its prefix length.
+pub fn prefixed(text: &str) -> Option<(IpAddr, u8)> {
+    let (address, prefix) = text.split_once('/')?;
+    let address: IpAddr = address.parse().ok()?;
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    let prefix = prefix.parse().ok().filter(|prefix| (1..=most).contains(prefix))?;
+    Some((address, prefix))
 }
 
 /// An address.
 pub fn address(text: &str) -> Result<(), String> {
     text.parse::<IpAddr>().map(|_| ()).map_err(|_| format!("`{text}` is not an IP address"))
+}
+
+/// Default gateways: one for each family.
+pub fn gateways(texts: &[impl AsRef<str>]) -> Result<(), String> {
+    let mut families = [false; 2];
+    for text in texts {
+        let text = text.as_ref();
+        let address: IpAddr = text.parse().map_err(|_| format!("`{text}` is not an IP address"))?;
+        let family = usize::from(address.is_ipv6());
+        if std::mem::replace(&mut families[family], true) {
+            return Err(format!("`{text}` is a second gateway for IPv{}", [4, 6][family]));
+        }
+    }
+    Ok(())
+}
+
+/// A MAC address of one machine.
+pub fn mac(text: &str) -> Result<(), String> {
+    text.parse::<MacAddress>().map(|_| ())
+}
+
+/// An MTU in bytes: IPv4's least is 68 (RFC 791, section 3.2); IPv6 needs 1280.
+pub fn mtu(number: i64) -> Result<u16, String> {
+    u16::try_from(number)
+        .ok()
+        .filter(|mtu| *mtu >= 68)
+        .ok_or_else(|| format!("{number} is not an MTU: 68 to 65535 bytes"))
 }
 
 /// An interface's name.

@@ -82,11 +82,16 @@ struct MountTable {
 #[serde(deny_unknown_fields)]
 struct NetworkTable {
     interface: Spanned<String>,
+    mac: Option<Spanned<String>>,
     #[serde(default)]
     addresses: Vec<Spanned<String>>,
     gateway: Option<Spanned<String>>,
+    /// One of IPv4 and one of IPv6.
+    #[serde(default)]
+    gateways: Vec<Spanned<String>>,
     #[serde(default)]
     nameservers: Vec<Spanned<String>>,
+    mtu: Option<Spanned<i64>>,
 }
 
 /// Applies a check to a value, complaining about its place.
@@ -164,15 +169,35 @@ fn network(table: &NetworkTable) -> Result<Network, Complaint> {
             .map(|value| checked(value, check).map(|()| value.get_ref().clone()))
             .collect::<Result<Vec<_>, Complaint>>()
     };
-    if let Some(gateway) = &table.gateway {
-        checked(gateway, check::address)?;
+    if let Some(mac) = &table.mac {
+        checked(mac, check::mac)?;
     }
+    let written: Vec<_> = table.gateway.iter().chain(&table.gateways).collect();
+    for (index, gateway) in written.iter().enumerate() {
+        let upto: Vec<&String> = written[..=index].iter().map(|gateway| gateway.get_ref()).collect();
+        checked(gateway, |_| check::gateways(&upto))?;
+    }
+    let mtu = table.mtu.as_ref().map(|mtu| {
+        check::mtu(*mtu.get_ref()).map_err(|message| Complaint { offset: mtu.span().start, message })
+    });
     Ok(Network {
         interface: table.interface.get_ref().clone(),
+        mac: table.mac.as_ref().map(|mac| mac.get_ref().to_ascii_lowercase()),
         addresses: list(&table.addresses, check::network_address)?,
-        gateway: table.gateway.as_ref().map(|gateway| gateway.get_ref().clone()),
+        gateways: written.iter().map(|gateway| gateway.get_ref().clone()).collect(),
         nameservers: list(&table.nameservers, check::address)?,
+        mtu: mtu.transpose()?,
     })
+}
+
+fn networks(tables: &[NetworkTable]) -> Result<Vec<Network>, Complaint> {
+    for (index, table) in tables.iter().enumerate() {
+        let name = table.interface.get_ref();
+        if tables[..index].iter().any(|other| other.interface.get_ref() == name) {
+            return complain(&table.interface, format!("`{name}` is configured twice"));
+        }
+    }
+    tables.iter().map(network).collect()
 }
 
 /// Reads a file's text. Folders in it are relative to `folder`.
@@ -197,7 +222,7 @@ pub(super) fn parse(text: &str, folder: &Path) -> Result<Loaded, Complaint> {
         environment: environment(&file.environment)?,
         working_directory: working_directory.unwrap_or_default(),
         mounts: file.mount.iter().map(mount).collect::<Result<_, _>>()?,
-        networks: file.network.iter().map(network).collect::<Result<_, _>>()?,
+        networks: networks(&file.network)?,
     };
     let tree = |table: &RootFsTable| {
         let at = table.at.as_ref().map(|at| checked(at, check::absolute)).transpose()?;
@@ -246,8 +271,11 @@ mod tests {
 
             [[network]]
             interface = "eth0"
+            mac = "52:54:00:12:34:56"
             addresses = ["10.0.2.15/24", "fe80::1/64"]
             gateway = "10.0.2.2"
+            gateways = ["fe80::2"]
+            mtu = 1400
             nameservers = ["10.0.2.3"]
         "#;
         let loaded = parse(text, Path::new("/project")).expect("good");
@@ -257,6 +285,8 @@ mod tests {
         assert_eq!(configuration.programs[1].arguments, [b"cat".to_vec(), b"-n".to_vec()]);
         assert_eq!(configuration.mounts[1].size, 16 << 20);
         assert_eq!(configuration.networks[0].addresses.len(), 2);
+        assert_eq!(configuration.networks[0].gateways, ["10.0.2.2", "fe80::2"]);
+        assert_eq!(configuration.networks[0].mtu, Some(1400));
         assert_eq!(loaded.trees[0].host, Path::new("/project/public"));
         assert_eq!(loaded.packages, ["python3"]);
     }
@@ -278,5 +308,11 @@ mod tests {
         refused("[[mount]]\ntarget = \"/x\"\ntype = \"tmpfs\"\nsize = \"big\"", "big");
         refused("[[network]]\ninterface = \"much-too-long-a-name\"", "interface");
         refused("[[network]]\ninterface = \"e\"\ngateway = \"x\"", "IP address");
+        refused("[[network]]\ninterface = \"e\"\naddresses = [\"10.0.0.1\"]", "prefix length");
+        refused("[[network]]\ninterface = \"e\"\naddresses = [\"224.0.0.1/4\"]", "can't be the address");
+        refused("[[network]]\ninterface = \"e\"\ngateways = [\"10.0.0.1\", \"10.0.0.2\"]", "second gateway");
+        refused("[[network]]\ninterface = \"e\"\nmac = \"52:54:00\"", "MAC address");
+        refused("[[network]]\ninterface = \"e\"\nmtu = 20", "MTU");
+        refused("[[network]]\ninterface = \"e\"\n[[network]]\ninterface = \"e\"", "twice");
     }
 }

@@ -1,6 +1,6 @@
 //! Image configurations from files: TOML of our own ([`file`]), and rumprun's JSON ([`rumprun`]).
 
-mod check;
+pub(crate) mod check;
 mod file;
 mod rumprun;
 

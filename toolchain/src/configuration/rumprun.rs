@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use image::config::{Configuration, Mount, Network, Program, Then};
+use image::config::{Configuration, DHCP, Mount, Network, Program, Then};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -195,25 +195,38 @@ fn mount(target: &str, value: MountValue) -> Result<Mount, String> {
     Ok(mount)
 }
 
-fn networks(net: Net) -> Result<Vec<Network>, String> {
-    let gateway = net.gateways.first().map(|gateway| gateway.addr.clone());
-    if let Some(gateway) = &gateway {
-        check::address(gateway)?;
+/// rumprun's interfaces are `vioif0`, `xenif0`...; ours are `eth0`, `eth1`.
+fn interface_name(name: &str) -> String {
+    let driver = name.trim_end_matches(|character: char| character.is_ascii_digit());
+    match driver.is_empty() || driver.len() == name.len() {
+        true => name.into(),
+        false => format!("eth{}", &name[driver.len()..]),
     }
+}
+
+fn networks(net: Net) -> Result<Vec<Network>, String> {
+    let gateways: Vec<String> = net.gateways.into_iter().map(|gateway| gateway.addr).collect();
+    check::gateways(&gateways)?;
     net.dns.nameservers.iter().try_for_each(|server| check::address(server))?;
     let network = |(interface, value): (String, Interface)| {
         check::interface(&interface)?;
         let mut addresses = Vec::new();
-        for address in value.addrs.into_iter().filter(|address| address.method == Method::Static) {
-            let text = address.addr.ok_or("a static address needs `addr`")?;
+        for address in value.addrs {
+            let text = match address.method {
+                Method::Static => address.addr.ok_or("a static address needs `addr`")?,
+                Method::Dhcp => DHCP.into(),
+                // Router advertisements are always listened to.
+                Method::Auto => continue,
+            };
             check::network_address(&text)?;
             addresses.push(text);
         }
         Ok(Network {
-            interface,
+            interface: interface_name(&interface),
             addresses,
-            gateway: gateway.clone(),
+            gateways: gateways.clone(),
             nameservers: net.dns.nameservers.clone(),
+            ..Default::default()
         })
     };
     net.interfaces.into_iter().map(network).collect()
@@ -302,7 +315,8 @@ mod tests {
         assert_eq!(configuration.programs[0].arguments.len(), 4);
         assert_eq!(configuration.mounts[0].source, b"/dev/vdb");
         assert_eq!(configuration.mounts[1].size, 1 << 20);
-        assert_eq!(configuration.networks[0].gateway.as_deref(), Some("10.0.120.1"));
+        assert_eq!(configuration.networks[0].gateways, ["10.0.120.1"]);
+        assert_eq!(configuration.networks[0].interface, "eth0");
         assert_eq!(configuration.environment, [(b"FOO".to_vec(), b"BAR".to_vec())]);
     }
 

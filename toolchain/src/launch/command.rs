@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 
 use image::machine;
 
-use super::{Accelerator, Error, Firmware, ImageKind, Machine, Options, QEMU};
+use super::{
+    Accelerator, Error, Firmware, ImageKind, Machine, Options, QEMU,
+    network::{Model, needs_pci},
+};
 
 /// Files of a run, in its folder: the arguments for the guest, its status lines, QEMU's control socket.
 pub const ARGUMENTS: &str = "arguments";
@@ -33,26 +36,47 @@ fn escaped(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }
 
-/// The words, QEMU's name first.
-pub fn words(
-    options: &Options,
-    kind: ImageKind,
-    accelerator: Accelerator,
-    folder: &Path,
-) -> Result<Vec<String>, Error> {
+/// The machine for these options.
+pub fn machine(options: &Options, kind: ImageKind) -> Result<Machine, Error> {
+    let pci = options.networks.iter().any(needs_pci);
     let default = match kind {
-        ImageKind::Elf if options.disks.is_empty() => Machine::Microvm,
+        ImageKind::Elf if options.disks.is_empty() && !pci => Machine::Microvm,
         _ => Machine::Q35,
     };
     let machine = options.machine.unwrap_or(default);
     if machine == Machine::Microvm && kind != ImageKind::Elf {
         return Err(Error::Unsupported("microvm starts ELF images only: use --machine q35"));
     }
+    if machine == Machine::Microvm && options.networks.iter().any(|nic| nic.model() != Model::Virtio) {
+        return Err(Error::Unsupported("microvm has virtio NICs only: use --machine q35"));
+    }
     if options.firmware == Firmware::Uefi && kind == ImageKind::Elf {
         return Err(Error::Unsupported(
             "an ELF image starts without firmware: bake with --format iso or raw for UEFI",
         ));
     }
+    Ok(machine)
+}
+
+/// What was decided for a run.
+pub struct Run<'a> {
+    /// The image's kind.
+    pub kind: ImageKind,
+    /// The machine.
+    pub machine: Machine,
+    /// The accelerator.
+    pub accelerator: Accelerator,
+    /// Where the run's files are.
+    pub folder: &'a Path,
+    /// Whether there is a file of arguments.
+    pub arguments: bool,
+    /// The words for the interfaces.
+    pub network: Vec<String>,
+}
+
+/// The words, QEMU's name first.
+pub fn words(options: &Options, run: Run<'_>) -> Result<Vec<String>, Error> {
+    let Run { kind, machine, accelerator, folder, arguments, network } = run;
     let mut words: Vec<String> = Vec::new();
     let mut add = |list: &[&str]| words.extend(list.iter().map(|word| (*word).to_string()));
     add(&[QEMU, "-no-user-config", "-nodefaults", "-display", "none", "-no-reboot"]);
@@ -78,7 +102,7 @@ pub fn words(
         add(&["-chardev", &format!("file,id=trace,path={path}")]);
         add(&["-device", &format!("isa-debugcon,iobase={:#x},chardev=trace", machine::TRACE_PORT)]);
     }
-    if options.command_line != Default::default() || options.trace.is_some() {
+    if arguments {
         add(&["-fw_cfg", &format!("name={},file={}", machine::COMMAND_LINE_FILE, in_folder(ARGUMENTS))]);
     }
     if options.firmware == Firmware::Uefi {
@@ -114,6 +138,7 @@ pub fn words(
     if machine != Machine::Microvm {
         add(&["-device", "virtio-rng-pci"]);
     }
+    words.extend(network);
     words.extend(options.extra.iter().cloned());
     Ok(words)
 }

@@ -4,6 +4,7 @@ mod accelerator;
 mod command;
 mod console;
 mod kind;
+pub mod network;
 mod qmp;
 mod supervise;
 mod trace;
@@ -15,6 +16,7 @@ pub use accelerator::{Accelerator, Choice, choose};
 pub use command::UEFI_FIRMWARE;
 use image::{command_line::CommandLine, machine};
 pub use kind::{ImageKind, detect, kind_of};
+pub use network::{MacAddress, Nic};
 pub use supervise::{Outcome, run};
 pub use trace::{Trace, parse as parse_trace};
 
@@ -71,6 +73,10 @@ pub struct Options {
     pub accelerator: AcceleratorRequest,
     /// Disks, as raw files.
     pub disks: Vec<PathBuf>,
+    /// Network interfaces, in order; the guest calls them `eth0`, `eth1`...
+    pub networks: Vec<Nic>,
+    /// Where the frames of the interfaces are written, as pcap; further ones go to `FILE-eth1.pcap`...
+    pub capture: Option<PathBuf>,
     /// Words for QEMU, behind all others.
     pub extra: Vec<String>,
     /// A trace.
@@ -113,6 +119,9 @@ pub enum Error {
     /// Arguments too long.
     #[error("the arguments take {0} bytes; {limit} is the most", limit = machine::COMMAND_LINE_LIMIT)]
     Arguments(usize),
+    /// An interface can't be had.
+    #[error(transparent)]
+    Network(#[from] network::Error),
     /// No emulator.
     #[error(
         "{QEMU} is not installed: apt install qemu-system-x86 (`rumprun-bake doctor` lists what is missing)"
@@ -180,12 +189,20 @@ pub fn plan(options: &Options) -> Result<Plan, Error> {
     if let Some(disk) = options.disks.iter().find(|disk| !disk.exists()) {
         return Err(Error::NoDisk { path: disk.display().to_string() });
     }
+    if options.capture.is_some() && options.networks.is_empty() {
+        let message = "--capture needs an interface: --publish, --tap, --bridge or --net";
+        return Err(network::Error::Options(message.into()).into());
+    }
+    let name = options.image.file_name().unwrap_or_default().to_string_lossy();
+    let macs = network::macs(&options.networks, &name);
     let mut command_line = options.command_line.clone();
+    command_line.networks.extend(network::guest_networks(&options.networks, &macs));
     command_line.options.extend(options.trace.iter().map(|trace| trace.word.clone().into_bytes()));
     let text = command_line.render();
     if text.len() > machine::COMMAND_LINE_LIMIT {
         return Err(Error::Arguments(text.len()));
     }
+    let links = network::prepare(&options.networks, options.capture.as_deref())?;
     let accelerator = choose(options.accelerator)?;
     let folder = tempfile::Builder::new()
         .prefix("rumprun-bake-")
@@ -193,7 +210,25 @@ pub fn plan(options: &Options) -> Result<Plan, Error> {
         .map_err(host_error("cannot make a temporary folder"))?;
     fs::write(folder.path().join(command::ARGUMENTS), &text)
         .map_err(host_error("cannot write the arguments"))?;
-    let words = command::words(options, kind, accelerator.accelerator, folder.path())?;
+    let machine = command::machine(options, kind)?;
+    let network = network::words(
+        &options.networks,
+        &macs,
+        &links,
+        machine,
+        accelerator.accelerator,
+        folder.path(),
+        options.capture.as_deref(),
+    )?;
+    let run = command::Run {
+        kind,
+        machine,
+        accelerator: accelerator.accelerator,
+        folder: folder.path(),
+        arguments: !text.is_empty(),
+        network,
+    };
+    let words = command::words(options, run)?;
     let shows_trace = options.trace.as_ref().is_some_and(|trace| trace.output.is_none());
     Ok(Plan { words, accelerator, shows_trace, folder })
 }
