@@ -192,7 +192,7 @@ pub struct RunArguments {
     pub trace_output: Option<PathBuf>,
     #[command(flatten)]
     pub network: NetworkArguments,
-    /// Write the frames of the interfaces to a file, as pcap; those of eth1 go to FILE-eth1.pcap, and so on.
+    /// Write the frames of the interfaces, of one queue each, to a file as pcap; those of eth1 go to FILE-eth1.pcap...
     #[arg(long, value_name = "FILE.pcap")]
     pub capture: Option<PathBuf>,
     /// Give QEMU one more word; may be repeated.

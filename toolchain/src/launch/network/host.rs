@@ -33,8 +33,16 @@ pub enum Link {
 
 /// Looks whether the host has what each interface needs, and how it is to be had.
 pub fn prepare(nics: &[Nic], capture: Option<&Path>) -> Result<Vec<Link>, Error> {
-    let links = nics.iter().map(link).collect::<Result<_, _>>()?;
+    let links = nics.iter().map(link).collect::<Result<Vec<Link>, _>>()?;
     if let Some(capture) = capture {
+        // QEMU's filters refuse a back end with several queues.
+        let several = |(nic, link): &(&Nic, &Link)| nic.queues() > 1 || **link == Link::MultiQueue;
+        if let Some((nic, _)) = nics.iter().zip(&links).find(several) {
+            let name = nic.backend.name();
+            return Err(Error::Options(format!(
+                "--capture takes one queue, and {name} has several; tcpdump -w FILE.pcap -i TAP captures on the host"
+            )));
+        }
         for index in 0..nics.len() {
             let path = capture_file(capture, index);
             fs::File::create(&path).map_err(|source| Error::Capture { path, source })?;
