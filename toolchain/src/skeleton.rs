@@ -48,5 +48,12 @@ pub fn complete(tree: &mut Tree, hostname: &str, nameservers: &[String]) -> Resu
             tree.insert_at(path.as_bytes(), node)?;
         }
     }
+    if tree.resolve(b"/etc/mtab")?.is_none() {
+        let node = Node {
+            kind: Kind::Symlink(b"../proc/self/mounts".to_vec()),
+            attributes: Attributes::root(0o777),
+        };
+        tree.insert_at(b"/etc/mtab", node)?;
+    }
     Ok(())
 }
