@@ -2,12 +2,13 @@
 #![no_std]
 
 extern crate alloc;
-#[cfg(test)]
+#[cfg(any(test, feature = "host"))]
 extern crate std;
 
 pub mod base;
 pub mod device;
 pub mod inet;
+pub mod interface;
 pub mod option;
 pub mod packet;
 pub mod ports;

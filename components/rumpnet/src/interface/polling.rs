@@ -1,0 +1,415 @@
+//! Receiving: who polls the devices' queues, and when interrupts are wanted.
+//!
+//! Every CPU has a thread that polls its queues after an interrupt, until they are empty. But whoever is about to
+//! sleep until the network brings something polls first, inline ([`poll`], [`Sleeper`]), and the interrupt wakes such
+//! a sleeper instead of the thread: then a request costs no interrupt under load and one context switch otherwise.
+//!
+//! After an inline poll that found packets, interrupts stay off, because the poller comes back before it sleeps. In
+//! case it computes for long, the CPU's thread watches: it looks again after [`WATCH`], and when nobody polled
+//! in that time, polls itself and wants interrupts again.
+
+use alloc::{boxed::Box, format, sync::Arc};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use once_cell::race::OnceBox;
+use rumpkern::wait::{WaitError, WaitQueue};
+use rumpuser::{
+    NEVER, Thread, ThreadSpec, rumpuser_clock_monotonic, rumpuser_cpu, rumpuser_cpu_count, rumpuser_park,
+    rumpuser_thread_create, rumpuser_thread_current, rumpuser_yield, sync::InterruptLock,
+};
+
+use super::{Interface, registry, tap};
+
+/// Packets that are taken from a queue in one go.
+const BUDGET: usize = 64;
+/// How long a queue without interrupts may be left alone, in nanoseconds.
+const WATCH: u64 = 1_000_000;
+/// How long the thread leaves a queue to another CPU that polls it, in nanoseconds.
+const CONTENTION: u64 = 50_000;
+/// The platform starts at most that many CPUs.
+const CPUS: usize = 64;
+/// Rounds of [`BUDGET`] that a flush delivers on the loopback; the thread does the rest.
+const LOOPBACK_ROUNDS: usize = 4;
+
+/// A CPU's part in polling.
+#[repr(align(64))]
+struct Poller {
+    thread: OnceBox<Thread>,
+    /// A thread that sleeps, and polls when it is woken.
+    sleeper: InterruptLock<Option<Thread>>,
+    /// A queue has packets, or something else is to be done.
+    notified: AtomicBool,
+    /// The thread looks at the queues from time to time.
+    watching: AtomicBool,
+    /// How often anybody polled this CPU's queues.
+    polls: AtomicU32,
+}
+
+impl Poller {
+    fn unpark(&self) {
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
+    }
+}
+
+static POLLERS: [Poller; CPUS] = [const {
+    Poller {
+        thread: OnceBox::new(),
+        sleeper: InterruptLock::new(None),
+        notified: AtomicBool::new(false),
+        watching: AtomicBool::new(false),
+        polls: AtomicU32::new(0),
+    }
+}; CPUS];
+
+fn cpus() -> usize {
+    rumpuser_cpu_count().clamp(1, CPUS)
+}
+
+/// Starts the threads, the first time.
+pub(super) fn prepare() {
+    for (cpu, poller) in POLLERS.iter().enumerate().take(cpus()) {
+        if poller.thread.get().is_some() {
+            continue;
+        }
+        let main = Box::new(move || serve(cpu));
+        let spec = ThreadSpec { name: format!("network/{cpu}"), affinity: 1 << cpu, main };
+        if let Ok(thread) = rumpuser_thread_create(spec) {
+            thread.set_nice(-20);
+            let _ = poller.thread.set(Box::new(thread));
+        }
+    }
+}
+
+/// The CPU that a queue belongs to.
+fn home(queue: usize) -> &'static Poller {
+    &POLLERS[queue % cpus()]
+}
+
+/// Wakes the thread of a queue's CPU. Any context.
+pub(super) fn wake(queue: usize) {
+    let poller = home(queue);
+    poller.notified.store(true, Ordering::SeqCst);
+    poller.unpark();
+}
+
+/// A device's interrupt about received packets.
+pub(super) fn interrupt(interface: &Interface, index: usize) {
+    let Some(queue) = interface.queues.get(index) else { return };
+    queue.armed.store(false, Ordering::SeqCst);
+    interface.device.disarm(index);
+    let poller = home(index);
+    poller.notified.store(true, Ordering::SeqCst);
+    let sleeper = poller.sleeper.lock().take();
+    if let Some(thread) = sleeper.as_ref().or(poller.thread.get()) {
+        thread.unpark();
+    }
+}
+
+/// Takes packets from a queue and hands them up. `None` if somebody else is at it.
+fn poll_queue(interface: &Arc<Interface>, index: usize) -> Option<usize> {
+    let queue = &interface.queues[index];
+    let mut moderation = queue.poll.try_lock()?;
+    let input = registry::protocols().map(|protocols| protocols.input);
+    let accepts = interface.accepts();
+    let mut bytes = 0;
+    let count = interface.device.receive(index, BUDGET, &mut |packet| {
+        bytes += packet.data.len();
+        if tap::active() {
+            tap::received(interface, &packet);
+        }
+        match input {
+            Some(input) if accepts => input(interface, index, packet),
+            _ => interface.count_receive_drop(index),
+        }
+    });
+    if count > 0 {
+        queue.received.count(count, bytes);
+        if moderation.record(count, bytes) {
+            set_delay(interface, index, moderation.decide(rumpuser_clock_monotonic()));
+        }
+        let armed = queue.armed.load(Ordering::Relaxed) && !interface.is_loopback();
+        if armed && queue.armed.swap(false, Ordering::SeqCst) {
+            interface.device.disarm(index);
+        }
+    }
+    Some(count)
+}
+
+/// Sets how long interrupts are apart: by the device, if it can.
+#[cold]
+fn set_delay(interface: &Interface, index: usize, delay: u64) {
+    let queue = &interface.queues[index];
+    if queue.wanted_delay.swap(delay, Ordering::Relaxed) != delay {
+        let by_device = interface.device.set_moderation(index, (delay / 1_000) as u32);
+        queue.delay.store(if by_device { 0 } else { delay }, Ordering::Relaxed);
+    }
+}
+
+/// Wants an interrupt from a queue. True if there is something already. Who polls at the moment sees to it himself.
+fn arm(interface: &Interface, index: usize) -> bool {
+    let queue = &interface.queues[index];
+    if queue.armed.load(Ordering::SeqCst) {
+        return false;
+    }
+    let Some(_poll) = queue.poll.try_lock() else { return false };
+    queue.armed.store(true, Ordering::SeqCst);
+    let waits = interface.device.arm(index);
+    if waits {
+        queue.armed.store(false, Ordering::SeqCst);
+    }
+    waits
+}
+
+/// Arms all queues of a new interface.
+pub(super) fn arm_all(interface: &Arc<Interface>) {
+    for index in 0..interface.queues.len() {
+        if arm(interface, index) {
+            wake(index);
+        }
+    }
+}
+
+/// Calls `visit` for every queue of a CPU; with `shared`, also for one of each interface that has fewer queues than
+/// there are CPUs.
+fn for_each_queue(cpu: usize, shared: bool, mut visit: impl FnMut(&'static Arc<Interface>, usize)) {
+    let cpus = cpus();
+    for interface in registry::all() {
+        let count = interface.queues.len();
+        if cpu < count {
+            for index in (cpu..count).step_by(cpus) {
+                visit(interface, index);
+            }
+        } else if shared {
+            visit(interface, cpu % count);
+        }
+    }
+}
+
+/// Polls a CPU's queues once, inline. Returns whether there was something.
+fn poll_inline(cpu: usize) -> bool {
+    let poller = &POLLERS[cpu % CPUS];
+    if poller.notified.load(Ordering::Relaxed) {
+        poller.notified.store(false, Ordering::SeqCst);
+    }
+    let mut found = false;
+    for_each_queue(cpu, true, |interface, index| {
+        let home = home(index);
+        match poll_queue(interface, index) {
+            Some(count) => {
+                found |= count > 0;
+                home.polls.store(home.polls.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+                let off = !interface.queues[index].armed.load(Ordering::SeqCst);
+                if off && !home.watching.load(Ordering::SeqCst) && !home.watching.swap(true, Ordering::SeqCst)
+                {
+                    home.unpark();
+                }
+            }
+            // Another CPU is at it, and may have looked for the last time before what we were told of came.
+            None if index % cpus() == cpu => wake(index),
+            None => {}
+        }
+    });
+    found
+}
+
+/// Takes what has arrived for this CPU and hands it to the protocols, then flushes. For a thread that is about to
+/// sleep, or tries without waiting. Returns whether there was something. With no locks held.
+pub fn poll() -> bool {
+    let found = poll_inline(rumpuser_cpu());
+    flush();
+    found
+}
+
+/// Tells the devices about the packets on their rings, and delivers those on the loopback. With no locks held.
+pub fn flush() {
+    for interface in registry::all() {
+        for (index, queue) in interface.queues.iter().enumerate() {
+            if queue.dirty.load(Ordering::Relaxed) && queue.dirty.swap(false, Ordering::SeqCst) {
+                if interface.is_loopback() {
+                    deliver(interface, index);
+                } else {
+                    interface.device.flush(index);
+                }
+            }
+        }
+    }
+}
+
+/// Delivers what is on a queue of the loopback, and what is sent there in answer.
+fn deliver(interface: &Arc<Interface>, index: usize) {
+    for _ in 0..LOOPBACK_ROUNDS {
+        if poll_queue(interface, index).is_none() {
+            // Who is at it flushes afterwards. If he is through, we can.
+            interface.queues[index].dirty.store(true, Ordering::SeqCst);
+            if poll_queue(interface, index).is_none() {
+                return;
+            }
+        }
+        if !interface.device.arm(index) {
+            return;
+        }
+    }
+    wake(index);
+}
+
+/// A thread that waits for something that the network may bring. It polls instead of the CPU's own thread, and is
+/// woken by the interrupt.
+pub struct Sleeper {
+    /// The CPU whose queues it looks after.
+    cpu: usize,
+    /// The thread, once it may have been registered.
+    thread: Option<Thread>,
+    /// The delay that moderation asks for was waited out, and nothing came.
+    patient: bool,
+}
+
+impl Default for Sleeper {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Sleeper {
+    /// For the calling thread.
+    pub fn new() -> Self {
+        Sleeper { cpu: rumpuser_cpu(), thread: None, patient: false }
+    }
+
+    /// Polls, as [`poll`]. Returns whether there was something: then look at the condition again.
+    pub fn poll(&mut self) -> bool {
+        let found = poll_inline(self.cpu);
+        flush();
+        self.patient &= !found;
+        found
+    }
+
+    /// Until when to sleep at most before [`Sleeper::poll`] again, because interrupts are not wanted yet;
+    /// [`NEVER`] if [`Sleeper::prepare`] may be called.
+    fn delay(&mut self) -> u64 {
+        if core::mem::replace(&mut self.patient, true) {
+            return NEVER;
+        }
+        let mut delay = 0;
+        for_each_queue(self.cpu, true, |interface, index| delay = delay.max(interface.queues[index].delay()));
+        if delay == 0 { NEVER } else { rumpuser_clock_monotonic().saturating_add(delay) }
+    }
+
+    /// Wants to be woken by an interrupt. True if there are packets already: then poll again instead of sleeping.
+    pub fn prepare(&mut self) -> bool {
+        let me = self.thread.get_or_insert_with(rumpuser_thread_current);
+        let mut sleeper = POLLERS[self.cpu % CPUS].sleeper.lock();
+        let before = match &*sleeper {
+            Some(thread) if thread.id() == me.id() => None,
+            _ => sleeper.replace(me.clone()),
+        };
+        drop(sleeper);
+        drop(before);
+        let mut waits = false;
+        for_each_queue(self.cpu, true, |interface, index| waits |= arm(interface, index));
+        waits
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        let Some(me) = &self.thread else { return };
+        let poller = &POLLERS[self.cpu % CPUS];
+        let mut sleeper = poller.sleeper.lock();
+        let ours = sleeper.as_ref().is_some_and(|thread| thread.id() == me.id());
+        let removed = if ours { sleeper.take() } else { None };
+        drop(sleeper);
+        // If an interrupt took our place, its packets are ours to poll.
+        if removed.is_none() && poller.notified.load(Ordering::SeqCst) {
+            self.poll();
+        }
+    }
+}
+
+/// As [`WaitQueue::wait`], for something that the network may bring: polls before it sleeps. With no locks held;
+/// `condition` may take those that receiving takes.
+pub fn wait<T>(
+    queue: &WaitQueue,
+    deadline: u64,
+    mut condition: impl FnMut() -> Option<T>,
+) -> Result<T, WaitError> {
+    let mut sleeper = Sleeper::new();
+    loop {
+        if let Some(value) = condition() {
+            return Ok(value);
+        }
+        if sleeper.poll() {
+            continue;
+        }
+        let delayed = sleeper.delay();
+        let result = queue.wait(deadline.min(delayed), || {
+            loop {
+                if let Some(value) = condition() {
+                    return Some(value);
+                }
+                if !(sleeper.poll() || delayed == NEVER && sleeper.prepare()) {
+                    return None;
+                }
+            }
+        });
+        match result {
+            Err(WaitError::TimedOut) if delayed < deadline => {}
+            result => return result,
+        }
+    }
+}
+
+/// The thread of a CPU.
+fn serve(cpu: usize) {
+    let poller = &POLLERS[cpu];
+    let mut seen = poller.polls.load(Ordering::Relaxed);
+    loop {
+        for_each_queue(cpu, false, |interface, index| {
+            if index == 0 {
+                registry::handle_event(interface);
+            }
+            let queue = &interface.queues[index];
+            if queue.room.load(Ordering::Relaxed) && queue.room.swap(false, Ordering::SeqCst) {
+                interface.send_backlog(index);
+            }
+        });
+        let polls = poller.polls.load(Ordering::Relaxed);
+        let notified = poller.notified.swap(false, Ordering::SeqCst);
+        if !notified && polls != seen {
+            // Others poll: only watch.
+            seen = polls;
+            flush();
+            rumpuser_park(rumpuser_clock_monotonic().saturating_add(WATCH));
+            continue;
+        }
+        seen = polls;
+        let (mut most, mut delay) = (0, 0);
+        for_each_queue(cpu, false, |interface, index| {
+            match poll_queue(interface, index) {
+                Some(count) => most = most.max(count),
+                // Another CPU is at it: look again.
+                None => (most, delay) = (most.max(1), delay.max(CONTENTION)),
+            }
+            delay = delay.max(interface.queues[index].delay());
+        });
+        flush();
+        if most >= BUDGET {
+            poller.notified.store(true, Ordering::SeqCst);
+            rumpuser_yield();
+        } else if most > 0 && delay > 0 {
+            poller.watching.store(true, Ordering::SeqCst);
+            rumpuser_park(rumpuser_clock_monotonic().saturating_add(delay));
+        } else {
+            // In this order: whoever polls and leaves interrupts off from here on wakes us.
+            poller.watching.store(false, Ordering::SeqCst);
+            let mut waits = false;
+            for_each_queue(cpu, false, |interface, index| waits |= arm(interface, index));
+            if waits {
+                poller.notified.store(true, Ordering::SeqCst);
+            } else {
+                rumpuser_park(NEVER);
+            }
+        }
+    }
+}
