@@ -63,6 +63,7 @@ pub struct Guest {
     arguments: Vec<OsString>,
     input: Vec<u8>,
     timeout: Duration,
+    namespace: Option<String>,
 }
 
 /// A boot in progress.
@@ -82,14 +83,17 @@ impl Guest {
             arguments: Vec::new(),
             input: Vec::new(),
             timeout: Duration::from_secs(120),
+            namespace: None,
         };
         guest.cpus(2).memory("256M")
     }
 
     /// Adds an option of `rumprun-bake run`; it replaces an earlier one, unless it may be repeated.
     pub fn option(mut self, name: &str, value: impl Into<OsString>) -> Self {
-        if !matches!(name, "--disk" | "--qemu" | "--env")
-            && let Some(place) = self.options.iter().position(|option| option == name)
+        if !matches!(
+            name,
+            "--disk" | "--qemu" | "--env" | "--net" | "--publish" | "--tap" | "--bridge" | "--mac"
+        ) && let Some(place) = self.options.iter().position(|option| option == name)
         {
             self.options.drain(place..place + 2);
         }
@@ -135,11 +139,24 @@ impl Guest {
         self
     }
 
+    /// Runs the launcher and QEMU in a network namespace (see [`crate::network`]).
+    pub fn namespace(mut self, name: &str) -> Self {
+        self.namespace = Some(name.to_owned());
+        self
+    }
+
     /// Starts the guest.
     pub fn start(&self) -> Running {
         let console = tempfile::tempfile().expect("a temporary file");
         let messages = tempfile::tempfile().expect("a temporary file");
-        let mut command = Command::new(rumprun_bake());
+        let mut command = match &self.namespace {
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(rumprun_bake());
+                command
+            }
+            None => Command::new(rumprun_bake()),
+        };
         command.args(["-q", "run"]).arg(&self.image).args(&self.options);
         if !self.arguments.is_empty() {
             command.arg("--").args(&self.arguments);
@@ -177,6 +194,21 @@ impl Running {
     /// The launcher's process.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Whether the launcher has not ended yet.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|status| status.is_none())
+    }
+
+    /// What the console has shown so far, carriage returns removed.
+    pub fn console(&self) -> String {
+        contents(&self.console)
+    }
+
+    /// What the launcher has said so far.
+    pub fn messages(&self) -> String {
+        contents(&self.messages)
     }
 
     /// Waits for the end, at most as long as the guest's time limit.
@@ -218,6 +250,16 @@ impl Running {
         }
         self.timeout = Duration::from_secs(10);
         self.wait()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // A test that failed leaves no guest behind: QEMU ends with the launcher.
+        if self.is_running() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
     }
 }
 

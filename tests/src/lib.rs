@@ -10,6 +10,7 @@ use std::{
 };
 
 pub mod guest;
+pub mod network;
 pub mod programs;
 
 pub use guest::{Ending, Guest, Outcome};

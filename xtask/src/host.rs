@@ -51,6 +51,7 @@ pub const TEST_PACKAGES: &[&str] = &[
     "sqlite3",
     "ssl-cert",
     "stress-ng",
+    "tcpdump",
     "tzdata",
     "vgabios",
     "wrk",

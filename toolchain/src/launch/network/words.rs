@@ -65,7 +65,7 @@ pub fn words(
                 format!("bridge,br={bridge},helper={BRIDGE_HELPER}")
             }
             Backend::Tap(name) => {
-                let script = format!("ip link set dev \"$1\" up");
+                let script = String::from("ip link set dev \"$1\" up");
                 let script = (*link == Link::New).then_some(script);
                 tap(nic, name, *link, script, vhost, index, folder)?
             }
