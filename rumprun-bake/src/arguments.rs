@@ -87,7 +87,13 @@ pub enum Command {
         /// List every file.
         #[arg(long)]
         files: bool,
+        /// Print the bill of materials (CycloneDX, JSON) instead.
+        #[arg(long, conflicts_with_all = ["json", "files"])]
+        sbom: bool,
     },
+    /// Bake, run and check programs from recipes.
+    #[command(subcommand, after_help = crate::package::EXAMPLES)]
+    Package(crate::package::PackageCommand),
     /// Say what this machine has and lacks, and the command that mends it.
     Doctor {
         /// As JSON.

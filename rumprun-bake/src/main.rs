@@ -2,6 +2,7 @@
 
 mod arguments;
 mod commands;
+mod package;
 mod progress;
 
 use std::process::ExitCode;

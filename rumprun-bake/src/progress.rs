@@ -36,6 +36,22 @@ impl Progress {
         }
     }
 
+    /// A result while work goes on.
+    pub fn line(&self, message: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| println!("{message}")),
+            None => self.say(message),
+        }
+    }
+
+    /// An error while other work goes on.
+    pub fn failure(&self, message: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprintln!("error: {message}")),
+            None => eprintln!("error: {message}"),
+        }
+    }
+
     /// Something by the way.
     pub fn note(&self, message: &str) {
         if !self.quiet {

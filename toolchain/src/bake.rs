@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use image::{
     config::{Configuration, Program},
-    tree, writer,
+    tree::{self, Kind, Node},
+    writer,
 };
 
 use crate::{
@@ -13,13 +14,13 @@ use crate::{
     configs::Config,
     disk,
     follow::{self, Follower},
-    kernel,
+    hash, kernel,
     manifest::Manifest,
     output::{self, Output},
     package,
     programs::Request,
     report::Report,
-    skeleton,
+    sbom, skeleton,
 };
 
 /// Where programs of an image look for others.
@@ -60,7 +61,11 @@ pub struct BakeRequest {
     /// Folders to take in.
     pub trees: Vec<TreeRequest>,
     /// Installed packages to take in.
-    pub packages: Vec<String>,
+    pub packages: package::Selection,
+    /// Files by their path in the image; they go before those of packages and folders.
+    pub files: Vec<(Vec<u8>, Node)>,
+    /// What programs of [`BakeRequest::files`] are made of, for the bill of materials.
+    pub components: Vec<sbom::Component>,
     /// Everything else of the configuration; its programs are run after [`BakeRequest::programs`].
     pub configuration: Configuration,
 }
@@ -83,6 +88,9 @@ pub enum Error {
     /// No kernel.
     #[error(transparent)]
     Kernel(#[from] kernel::Error),
+    /// What is in the image can't be told.
+    #[error(transparent)]
+    Sbom(#[from] sbom::Error),
     /// The root file system can't be laid out.
     #[error(transparent)]
     Layout(#[from] writer::Error),
@@ -105,9 +113,11 @@ pub fn bake(request: &BakeRequest, report: &dyn Report) -> Result<Manifest, Erro
     let mut collection = Collection::default();
     collection.exclude(output.temporary_path());
     collection.exclude(&request.output);
-    let (configuration, tree) = prepare(request, collection, report)?;
-    let kernel = Kernel::parse(&kernel::kernel(request.config, report)?)?;
+    let (configuration, mut tree) = prepare(request, collection, report)?;
+    let kernel = kernel::kernel(request.config, report)?;
     report.step("packing the root file system");
+    sbom::add(&mut tree, &configuration.hostname, &hash::bytes(&kernel), &request.components)?;
+    let kernel = Kernel::parse(&kernel)?;
     let layout = writer::Layout::new(&tree)?;
     let write = |output: &mut Output| {
         let mut file = std::io::BufWriter::with_capacity(1 << 18, output.file());
@@ -156,11 +166,19 @@ fn prepare(
     mut collection: Collection,
     report: &dyn Report,
 ) -> Result<(Configuration, tree::Tree), Error> {
-    if !request.packages.is_empty() {
+    if !request.packages.names.is_empty() {
         package::add(&mut collection, &request.packages)?;
     }
     for tree in &request.trees {
         collection.add_tree(&tree.host, &tree.at)?;
+    }
+    for (path, node) in &request.files {
+        if let Kind::Directory(_) = node.kind {
+            let id = collection.tree.ensure_directory(path)?;
+            *collection.tree.attributes_mut(id) = node.attributes;
+        } else {
+            collection.tree.insert_at(path, node.clone())?;
+        }
     }
     let mut follower = Follower::new(collection);
     let mut configuration = request.configuration.clone();

@@ -45,6 +45,9 @@ pub enum Error {
     /// No manifest in it.
     #[error("{}: not an image that rumprun-bake made", .0.display())]
     NotAnImage(PathBuf),
+    /// It has no such file.
+    #[error("{}: there is no {_1} in this image", _0.display())]
+    NoFile(PathBuf, String),
     /// Its payload is damaged.
     #[error("{}: damaged: {_1}", _0.display())]
     Damaged(PathBuf, String),
@@ -91,20 +94,52 @@ pub fn inspect(path: &Path) -> Result<Inspection, Error> {
     read(&mut file, bytes, path)
 }
 
+/// Reads a file of an image's root file system.
+pub fn file(image: &Path, path: &str) -> Result<Vec<u8>, Error> {
+    let failed = |source| Error::Read { path: image.into(), source };
+    let damaged = || Error::Damaged(image.into(), format!("{path} lies outside"));
+    let mut file = File::open(image).map_err(failed)?;
+    let bytes = file.metadata().map_err(failed)?.len();
+    let not_an_image = || Error::NotAnImage(image.into());
+    let kind = launch::kind_of(&mut file).map_err(failed)?.ok_or_else(not_an_image)?;
+    let parts = find(&mut file, kind, bytes).map_err(failed)?.ok_or_else(not_an_image)?;
+    let header = read_at(&mut file, parts.payload, size_of::<payload::Header>() as u64).map_err(failed)?;
+    let (header, _) = payload::Header::read_from_prefix(&header).map_err(|_| damaged())?;
+    let start = parts.payload.checked_add(header.rootfs.offset.get()).ok_or_else(damaged)?;
+    let superblock = read_at(&mut file, start, size_of::<Superblock>() as u64).map_err(failed)?;
+    let (superblock, _) = Superblock::read_from_prefix(&superblock).map_err(|_| damaged())?;
+    let end = superblock.names.get().saturating_add(superblock.names_length.get());
+    let tables = read_at(&mut file, start, end.min(bytes)).map_err(failed)?;
+    let rootfs = RootFs::parse(&tables).map_err(|error| Error::Damaged(image.into(), error.to_string()))?;
+    let names = path.split('/').filter(|name| !name.is_empty());
+    let mut inode = rootfs.inode(0).ok_or_else(damaged)?;
+    for name in names {
+        let number = rootfs.lookup(inode, name.as_bytes());
+        let no_file = || Error::NoFile(image.into(), path.into());
+        inode = rootfs.inode(number.ok_or_else(no_file)?).ok_or_else(damaged)?;
+    }
+    let at = start.checked_add(inode.data.get()).ok_or_else(damaged)?;
+    let contents = read_at(&mut file, at, inode.size.get().min(bytes)).map_err(failed)?;
+    if contents.len() as u64 == inode.size.get() { Ok(contents) } else { Err(damaged()) }
+}
+
 /// Looks into an image of `bytes` bytes; the path is for messages.
 pub fn read(file: &mut (impl Read + Seek), bytes: u64, path: &Path) -> Result<Inspection, Error> {
     let failed = |source| Error::Read { path: path.into(), source };
     let not_an_image = || Error::NotAnImage(path.into());
     let kind = launch::kind_of(file).map_err(failed)?.ok_or_else(not_an_image)?;
-    let parts = match kind {
-        ImageKind::Elf => parts(file, 0).map_err(failed)?,
-        ImageKind::Iso | ImageKind::Disk => search(file, bytes).map_err(failed)?,
-    };
-    let parts = parts.ok_or_else(not_an_image)?;
+    let parts = find(file, kind, bytes).map_err(failed)?.ok_or_else(not_an_image)?;
     let entries = entries(file, bytes, parts.payload)
         .map_err(failed)?
         .map_err(|message| Error::Damaged(path.into(), message))?;
     Ok(Inspection { kind, bytes, manifest: parts.manifest, entries })
+}
+
+fn find(file: &mut (impl Read + Seek), kind: ImageKind, bytes: u64) -> io::Result<Option<Parts>> {
+    match kind {
+        ImageKind::Elf => parts(file, 0),
+        ImageKind::Iso | ImageKind::Disk => search(file, bytes),
+    }
 }
 
 /// Finds the ELF image in a disk or CD-ROM image.

@@ -152,6 +152,15 @@ fn forget_old(folder: &Path) {
     }
 }
 
+/// What decides how the kernel of a configuration comes out, hashed; nothing is built.
+pub fn cache_key(config: &Config) -> Result<String, Error> {
+    if let Some(path) = env::var_os(KERNEL_VARIABLE) {
+        return Ok(short_hash(&fs::read(&path).map_err(host_error(Path::new(&path).display()))?));
+    }
+    let source = source_directory()?;
+    key(config, &source, &flags(&source))
+}
+
 /// What decides how a kernel comes out, hashed.
 fn key(config: &Config, source: &Path, flags: &[String]) -> Result<String, Error> {
     let mut hash = Sha256::new();

@@ -12,6 +12,7 @@ pub mod disk;
 pub mod doctor;
 pub mod elf;
 pub mod follow;
+pub mod hash;
 pub mod inspect;
 pub mod kernel;
 pub mod launch;
@@ -19,7 +20,9 @@ pub mod manifest;
 pub mod output;
 pub mod package;
 pub mod programs;
+pub mod recipe;
 pub mod report;
+pub mod sbom;
 pub mod size;
 pub mod skeleton;
 

@@ -2,7 +2,7 @@
 //! with apt can be baked.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     fs, io,
     path::{Path, PathBuf},
 };
@@ -22,8 +22,10 @@ const LEFT_OUT: &[&str] = &[
     "/usr/share/doc-base/",
     "/usr/share/menu/",
 ];
-/// The C library comes with the programs that are followed; its package has far more.
-const FOLLOWED_INSTEAD: &[&str] = &["libc6", "libc-bin", "debconf", "dpkg"];
+/// The C library comes with the programs that are followed; its package has far more. The others are used by
+/// installation scripts alone, which don't run in an image.
+const FOLLOWED_INSTEAD: &[&str] =
+    &["libc6", "libc-bin", "debconf", "dpkg", "adduser", "init-system-helpers", "lsb-base", "ucf"];
 
 /// Why a package can't be taken in.
 #[derive(Debug, thiserror::Error)]
@@ -45,23 +47,44 @@ pub enum Error {
 }
 
 /// What the database says of an installed package.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Package {
-    name: String,
-    architecture: String,
+#[derive(Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Package {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// `amd64` or `all`.
+    pub architecture: String,
     depends: Vec<Vec<String>>,
-    provides: Vec<String>,
+    /// Other names for it.
+    pub provides: Vec<String>,
     required: bool,
 }
 
-/// Takes packages in, with what they depend on.
-pub fn add(collection: &mut Collection, names: &[String]) -> Result<(), Error> {
+/// Which packages, and what of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// The packages; those that they depend on come with them.
+    pub names: Vec<String>,
+    /// Packages that stay out although others depend on them.
+    pub without: Vec<String>,
+    /// Files and folders that stay out.
+    pub exclude: Vec<Vec<u8>>,
+}
+
+/// The packages that are installed.
+pub fn database() -> Result<Vec<Package>, Error> {
     let path = Path::new(DATABASE).join("status");
     let status = fs::read_to_string(&path).map_err(|source| Error::Database { path, source })?;
-    let packages = installed(&status);
-    for package in closure(&packages, names)? {
+    Ok(installed(&status))
+}
+
+/// Takes packages in, with what they depend on.
+pub fn add(collection: &mut Collection, selection: &Selection) -> Result<(), Error> {
+    let packages = database()?;
+    for package in closure(&packages, selection)? {
         for file in files(package)? {
-            if LEFT_OUT.iter().any(|prefix| file.starts_with(prefix)) {
+            if LEFT_OUT.iter().any(|prefix| file.starts_with(prefix)) || excluded(&file, &selection.exclude) {
                 continue;
             }
             take(collection, Path::new(&file))?;
@@ -71,6 +94,41 @@ pub fn add(collection: &mut Collection, names: &[String]) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+fn excluded(file: &str, exclude: &[Vec<u8>]) -> bool {
+    exclude.iter().any(|path| {
+        let path = path.strip_suffix(b"/").unwrap_or(path);
+        file.as_bytes().strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+    })
+}
+
+/// The versions, as `name=version`, of packages and of everything they depend on, whether it is taken in or only
+/// followed into.
+pub fn versions(packages: &[Package], names: &[String]) -> Result<Vec<String>, Error> {
+    let found = depended_on(packages, names, |_| true)?;
+    let mut versions: Vec<_> =
+        found.iter().map(|package| format!("{}={}", package.name, package.version)).collect();
+    versions.sort();
+    Ok(versions)
+}
+
+/// Which package has each of the wanted files, by index; `normal` brings the names of a file together.
+pub fn owners(
+    packages: &[Package],
+    wanted: &HashSet<PathBuf>,
+    normal: impl Fn(&Path) -> PathBuf,
+) -> HashMap<PathBuf, usize> {
+    let mut owners = HashMap::new();
+    for (index, package) in packages.iter().enumerate() {
+        for file in files(package).unwrap_or_default() {
+            let path = normal(Path::new(&file));
+            if wanted.contains(&path) {
+                owners.insert(path, index);
+            }
+        }
+    }
+    owners
 }
 
 fn take(collection: &mut Collection, file: &Path) -> Result<(), Error> {
@@ -124,11 +182,11 @@ fn package(stanza: &str) -> Option<Package> {
         let Some((key, value)) = line.split_once(": ").filter(|_| !line.starts_with(' ')) else { continue };
         match key {
             "Package" => package.name = value.into(),
+            "Version" => package.version = value.into(),
             "Architecture" => package.architecture = value.into(),
             "Status" => is_installed = value.ends_with(" installed"),
-            "Depends" => {
-                package.depends =
-                    value.split(',').map(|part| part.split('|').map(name_of).collect()).collect();
+            "Depends" | "Pre-Depends" => {
+                package.depends.extend(value.split(',').map(|part| part.split('|').map(name_of).collect()));
             }
             "Provides" => package.provides = value.split(',').map(name_of).collect(),
             "Priority" => package.required |= value == "required",
@@ -144,7 +202,21 @@ fn name_of(text: &str) -> String {
     text.trim().split([' ', ':', '(', '[']).next().unwrap_or_default().into()
 }
 
-fn closure<'a>(packages: &'a [Package], names: &[String]) -> Result<Vec<&'a Package>, Error> {
+fn closure<'a>(packages: &'a [Package], selection: &Selection) -> Result<Vec<&'a Package>, Error> {
+    depended_on(packages, &selection.names, |package| {
+        let name = package.name.as_str();
+        !package.required
+            && !FOLLOWED_INSTEAD.contains(&name)
+            && !selection.without.iter().any(|without| without == name)
+    })
+}
+
+/// The packages with these names, and those they depend on that are wanted.
+fn depended_on<'a>(
+    packages: &'a [Package],
+    names: &[String],
+    is_wanted: impl Fn(&Package) -> bool,
+) -> Result<Vec<&'a Package>, Error> {
     let mut by_name: HashMap<&str, &Package> = HashMap::new();
     for package in packages {
         for name in &package.provides {
@@ -165,9 +237,7 @@ fn closure<'a>(packages: &'a [Package], names: &[String]) -> Result<Vec<&'a Pack
         found.push(package);
         for alternatives in &package.depends {
             let present = alternatives.iter().find_map(|name| by_name.get(name.as_str()));
-            let skipped =
-                |package: &&Package| package.required || FOLLOWED_INSTEAD.contains(&package.name.as_str());
-            wanted.extend(present.filter(|package| !skipped(package)));
+            wanted.extend(present.filter(|package| is_wanted(package)));
         }
     }
     Ok(found)
@@ -185,17 +255,31 @@ mod tests {
         Package: libc6\nStatus: install ok installed\n\n\
         Package: base\nStatus: install ok installed\nEssential: yes\nDescription: text\n continued: here\n";
 
+    fn select(name: &str) -> Selection {
+        Selection { names: vec![name.into()], ..Selection::default() }
+    }
+
     #[test]
     fn dependencies_are_followed() {
         let packages = installed(STATUS);
-        let mut names: Vec<_> = closure(&packages, &["app".into()])
+        let mut names: Vec<_> = closure(&packages, &select("app"))
             .expect("installed")
             .iter()
             .map(|package| package.name.as_str())
             .collect();
         names.sort();
         assert_eq!(names, ["app", "data", "libapp"]);
-        let error = closure(&packages, &["gone".into()]).expect_err("not installed");
+        let without = Selection { without: vec!["data".into()], ..select("app") };
+        assert_eq!(closure(&packages, &without).expect("installed").len(), 2);
+        assert_eq!(versions(&packages, &["libapp".into()]).expect("installed").len(), 5);
+        let error = closure(&packages, &select("gone")).expect_err("not installed");
         assert!(error.to_string().contains("apt install gone"));
+    }
+
+    #[test]
+    fn what_is_excluded_is_a_whole_path() {
+        let exclude = [b"/usr/lib/x".to_vec(), b"/opt/".to_vec()];
+        assert!(excluded("/usr/lib/x/y", &exclude) && excluded("/usr/lib/x", &exclude));
+        assert!(excluded("/opt/a", &exclude) && !excluded("/usr/lib/xyz", &exclude));
     }
 }

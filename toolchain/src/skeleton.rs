@@ -16,8 +16,13 @@ const DIRECTORIES: &[(&str, u32)] = &[
     ("/var/tmp", 0o1777),
 ];
 
-const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n";
-const GROUP: &str = "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n";
+/// `/etc/passwd` without users of the image's own.
+pub(crate) const PASSWD: &str =
+    "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n";
+/// `/etc/group` likewise.
+pub(crate) const GROUP: &str = "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n";
+/// The users and groups in them, with their numbers.
+pub(crate) const USERS: &[(&str, u32)] = &[("root", 0), ("tty", 5), ("nobody", 65534), ("nogroup", 65534)];
 const NAME_SERVICES: &str =
     "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n";
 

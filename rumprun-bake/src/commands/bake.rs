@@ -5,7 +5,7 @@ use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::PathBuf, process::ExitCode}
 use anyhow::{Context, Result, bail};
 use toolchain::{
     bake::{self, BakeRequest, TreeRequest},
-    configs, configuration, output, programs,
+    configs, configuration, output, package, programs,
 };
 
 use crate::{arguments::BakeArguments, progress::Progress};
@@ -43,7 +43,9 @@ pub fn bake(arguments: &BakeArguments, progress: &Progress) -> Result<ExitCode> 
         format: arguments.format.into(),
         programs,
         trees,
-        packages,
+        packages: package::Selection { names: packages, ..Default::default() },
+        files: Vec::new(),
+        components: Vec::new(),
         configuration,
     };
     output::remove_on_signals().context("cannot catch signals")?;

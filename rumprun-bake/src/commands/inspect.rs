@@ -20,6 +20,13 @@ pub fn inspect(image: &Path, json: bool, files: bool) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Prints the bill of materials as it is in the image.
+pub fn sbom(image: &Path) -> Result<ExitCode> {
+    let bytes = inspect::file(image, toolchain::sbom::PATH)?;
+    super::print(&String::from_utf8_lossy(&bytes))?;
+    Ok(ExitCode::SUCCESS)
+}
+
 fn kind(found: &Inspection) -> &'static str {
     match found.kind {
         ImageKind::Elf => "elf",

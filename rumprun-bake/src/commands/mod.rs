@@ -3,12 +3,13 @@
 mod bake;
 mod doctor;
 mod inspect;
+mod package;
 mod run;
 
 use std::{ffi::OsString, io::Write, process::ExitCode};
 
 use anyhow::{Context, Result};
-use clap::CommandFactory;
+use clap::{CommandFactory, FromArgMatches};
 use toolchain::configs;
 
 use crate::{
@@ -29,7 +30,9 @@ pub fn execute(arguments: Arguments) -> Result<ExitCode> {
         Command::Describe { config } => describe(&config),
         Command::Bake(bake) => bake::bake(&bake, &progress),
         Command::Run(run) => run::run(&run, &progress),
-        Command::Inspect { image, json, files } => inspect::inspect(&image, json, files),
+        Command::Inspect { image, sbom: true, .. } => inspect::sbom(&image),
+        Command::Inspect { image, json, files, .. } => inspect::inspect(&image, json, files),
+        Command::Package(command) => package::package(&command, &progress),
         Command::Doctor { json } => doctor::doctor(json),
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -85,6 +88,22 @@ fn print(text: &str) -> Result<()> {
 /// Prints a value as JSON.
 fn print_json(value: &impl serde::Serialize) -> Result<()> {
     print(&format!("{}\n", serde_json::to_string_pretty(value)?))
+}
+
+/// Parses a command line of our own making: of an option that is there twice, the last counts.
+fn parse_overriding(words: Vec<OsString>) -> Arguments {
+    let matches = Arguments::command().args_override_self(true).get_matches_from(words);
+    Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |character: char| character.is_ascii_alphanumeric() || "-_./=,:+@%".contains(character);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.into()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
 }
 
 /// Splits `NAME=VALUE`.

@@ -11,7 +11,7 @@ use toolchain::{
 use crate::{arguments::RunArguments, progress::Progress};
 
 /// QEMU or the image could not be started.
-const NOT_STARTED: u8 = 125;
+pub const NOT_STARTED: u8 = 125;
 /// The guest's kernel panicked.
 const PANICKED: u8 = 126;
 /// The guest ended without a status.
@@ -66,7 +66,7 @@ pub fn run(arguments: &RunArguments, progress: &Progress) -> Result<ExitCode> {
 fn start(options: &Options, print: bool, progress: &Progress) -> Result<u8, launch::Error> {
     let plan = launch::plan(options)?;
     if print {
-        let words: Vec<_> = plan.words.iter().map(|word| quoted(word)).collect();
+        let words: Vec<_> = plan.words.iter().map(|word| super::quoted(word)).collect();
         println!("{}", words.join(" "));
         plan.keep();
         return Ok(0);
@@ -93,14 +93,4 @@ fn start(options: &Options, print: bool, progress: &Progress) -> Result<u8, laun
             128u8.saturating_add(u8::try_from(signal).unwrap_or(0))
         }
     })
-}
-
-/// A word as a shell takes it.
-fn quoted(word: &str) -> String {
-    let plain = |character: char| character.is_ascii_alphanumeric() || "-_./=,:+@%".contains(character);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.into()
-    } else {
-        format!("'{}'", word.replace('\'', "'\\''"))
-    }
 }

@@ -32,9 +32,9 @@ struct File {
 /// `[[program]]`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ProgramTable {
+pub(crate) struct ProgramTable {
     /// A program, or a command as a shell splits it.
-    run: Spanned<String>,
+    pub(crate) run: Spanned<String>,
     #[serde(default)]
     arguments: Vec<String>,
     #[serde(default)]
@@ -64,7 +64,7 @@ struct RootFsTable {
 /// `[[mount]]`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct MountTable {
+pub(crate) struct MountTable {
     #[serde(default)]
     source: String,
     target: Spanned<String>,
@@ -80,7 +80,7 @@ struct MountTable {
 /// `[[network]]`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct NetworkTable {
+pub(crate) struct NetworkTable {
     interface: Spanned<String>,
     mac: Option<Spanned<String>>,
     #[serde(default)]
@@ -95,18 +95,21 @@ struct NetworkTable {
 }
 
 /// Applies a check to a value, complaining about its place.
-fn checked<T>(value: &Spanned<String>, check: impl Fn(&str) -> Result<T, String>) -> Result<T, Complaint> {
+pub(crate) fn checked<T>(
+    value: &Spanned<String>,
+    check: impl Fn(&str) -> Result<T, String>,
+) -> Result<T, Complaint> {
     check(value.get_ref()).map_err(|message| Complaint { offset: value.span().start, message })
 }
 
-fn complain<T>(value: &Spanned<String>, message: impl Into<String>) -> Result<T, Complaint> {
+pub(crate) fn complain<T>(value: &Spanned<String>, message: impl Into<String>) -> Result<T, Complaint> {
     Err(Complaint { offset: value.span().start, message: message.into() })
 }
 
 /// Names and values.
-type Variables = Vec<(Vec<u8>, Vec<u8>)>;
+pub(crate) type Variables = Vec<(Vec<u8>, Vec<u8>)>;
 
-fn environment(table: &BTreeMap<Spanned<String>, String>) -> Result<Variables, Complaint> {
+pub(crate) fn environment(table: &BTreeMap<Spanned<String>, String>) -> Result<Variables, Complaint> {
     table
         .iter()
         .map(|(name, value)| {
@@ -116,7 +119,7 @@ fn environment(table: &BTreeMap<Spanned<String>, String>) -> Result<Variables, C
         .collect()
 }
 
-fn program(table: &ProgramTable) -> Result<Program, Complaint> {
+pub(crate) fn program(table: &ProgramTable) -> Result<Program, Complaint> {
     let split = |text: &str| programs::split(text.as_bytes()).map_err(|error| error.to_string());
     let mut words = checked(&table.run, split)?;
     if words.is_empty() {
@@ -140,7 +143,7 @@ fn program(table: &ProgramTable) -> Result<Program, Complaint> {
     })
 }
 
-fn mount(table: &MountTable) -> Result<Mount, Complaint> {
+pub(crate) fn mount(table: &MountTable) -> Result<Mount, Complaint> {
     let kind = table.kind.get_ref();
     match kind.as_str() {
         "tmpfs" => {}
@@ -190,7 +193,7 @@ fn network(table: &NetworkTable) -> Result<Network, Complaint> {
     })
 }
 
-fn networks(tables: &[NetworkTable]) -> Result<Vec<Network>, Complaint> {
+pub(crate) fn networks(tables: &[NetworkTable]) -> Result<Vec<Network>, Complaint> {
     for (index, table) in tables.iter().enumerate() {
         let name = table.interface.get_ref();
         if tables[..index].iter().any(|other| other.interface.get_ref() == name) {

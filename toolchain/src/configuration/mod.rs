@@ -1,7 +1,7 @@
 //! Image configurations from files: TOML of our own ([`file`]), and rumprun's JSON ([`rumprun`]).
 
 pub(crate) mod check;
-mod file;
+pub(crate) mod file;
 mod rumprun;
 
 use std::{
@@ -51,18 +51,23 @@ pub enum Error {
 
 /// A complaint about a part of a text: its byte offset, and what is wrong there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Complaint {
-    offset: usize,
-    message: String,
+pub(crate) struct Complaint {
+    pub(crate) offset: usize,
+    pub(crate) message: String,
 }
 
 /// Reads a configuration file. Paths in it are relative to its folder.
 pub fn load(path: &Path) -> Result<Loaded, Error> {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    read(path, |text| parse(text, folder))
+}
+
+/// Reads a file's text with a function whose complaints get a line and a column.
+pub(crate) fn read<T>(path: &Path, parse: impl FnOnce(&str) -> Result<T, Complaint>) -> Result<T, Error> {
     let bytes = fs::read(path).map_err(|source| Error::Read { path: path.into(), source })?;
     let text = String::from_utf8_lossy(&bytes);
-    let folder = path.parent().unwrap_or(Path::new(""));
     let result = match std::str::from_utf8(&bytes) {
-        Ok(text) => parse(text, folder),
+        Ok(text) => parse(text),
         Err(error) => {
             Err(Complaint { offset: error.valid_up_to(), message: "this is not UTF-8 text".into() })
         }
@@ -83,14 +88,14 @@ pub fn parse_any(text: &str) -> Result<Loaded, String> {
     parse(text, Path::new("/")).map_err(|complaint| complaint.message)
 }
 
-fn position(text: &str, offset: usize) -> (usize, usize) {
+pub(crate) fn position(text: &str, offset: usize) -> (usize, usize) {
     let before = text.get(..offset.min(text.len())).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |at| at + 1);
     (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
 }
 
 /// Adds the nearest known name to a message about an unknown one.
-fn suggest(message: &str) -> String {
+pub(crate) fn suggest(message: &str) -> String {
     let mut quoted = message.split('`').skip(1).step_by(2);
     let Some(unknown) = quoted.next().filter(|_| message.starts_with("unknown field")) else {
         return message.into();

@@ -1,0 +1,351 @@
+//! `package`.
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    thread,
+};
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+use toolchain::{
+    bake::Format,
+    hash::Parts,
+    output,
+    recipe::{
+        self, Action, Recipe, Source,
+        all::{self, Outcome},
+        bake::{self, Baked},
+        debian,
+        error::{EXIT_FAILURE, Error},
+        find,
+    },
+};
+
+use crate::{
+    arguments::Command,
+    package::{PackageBake, PackageCommand, Search},
+    progress::{Progress, size},
+};
+
+pub fn package(command: &PackageCommand, progress: &Progress) -> Result<ExitCode> {
+    let result = match command {
+        PackageCommand::List { search, json } => return list(search, *json),
+        PackageCommand::Show { name, search, json } => show(name, search, *json),
+        PackageCommand::Bake(arguments) => bake(arguments, progress),
+        PackageCommand::Key { names, all, search, format, json } => {
+            let format = (*format).into();
+            if *all {
+                keys(&all_names(search), search, format, *json, true)
+            } else {
+                keys(names, search, format, *json, false)
+            }
+        }
+        PackageCommand::Run { name, search, data, no_publish, options } => {
+            return run(name, search, data.as_deref(), !no_publish, options, progress);
+        }
+    };
+    match result {
+        Err(error) => match error.downcast_ref::<Error>() {
+            Some(known) => {
+                progress.finish();
+                eprintln!("error: {known}");
+                Ok(ExitCode::from(known.exit_status()))
+            }
+            None => Err(error),
+        },
+        result => result,
+    }
+}
+
+/// Finds a recipe; the error has its exit status.
+fn find(name: &str, search: &Search) -> Result<Recipe> {
+    Ok(find::find(name, &search.folders).map_err(Error::from)?)
+}
+
+fn list(search: &Search, json: bool) -> Result<ExitCode> {
+    let recipes = find::all(&search.folders);
+    let mut status = ExitCode::SUCCESS;
+    let mut rows = Vec::new();
+    for (name, folder) in recipes {
+        match find::find_in(&folder) {
+            Ok(recipe) => rows.push((name, recipe.summary, recipe.source.kind(), folder)),
+            Err(error) => {
+                eprintln!("error: {error}");
+                status = ExitCode::from(Error::from(error).exit_status());
+            }
+        }
+    }
+    if json {
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|(name, summary, source, folder)| {
+                json!({ "name": name, "summary": summary, "source": source, "folder": folder })
+            })
+            .collect();
+        super::print_json(&rows)?;
+    } else if rows.is_empty() {
+        super::print("no recipes; --packages DIR names a folder with some\n")?;
+    } else {
+        let line = |(name, summary, source, _): &(String, String, &str, PathBuf)| {
+            format!("{name:<14} {source:<8} {summary}\n")
+        };
+        super::print(&rows.iter().map(line).collect::<String>())?;
+    }
+    Ok(status)
+}
+
+fn show(name: &str, search: &Search, json: bool) -> Result<ExitCode> {
+    let recipe = find(name, search)?;
+    if json {
+        super::print_json(&json_value(&recipe))?
+    } else {
+        super::print(&text(&recipe))?
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A recipe's programs as commands.
+fn commands(recipe: &Recipe) -> Vec<String> {
+    let word = |word: &Vec<u8>| super::quoted(&String::from_utf8_lossy(word));
+    let programs = recipe.configuration.programs.iter();
+    programs.map(|program| program.arguments.iter().map(word).collect::<Vec<_>>().join(" ")).collect()
+}
+
+fn json_value(recipe: &Recipe) -> serde_json::Value {
+    json!({
+        "name": recipe.name,
+        "summary": recipe.summary,
+        "description": recipe.description,
+        "homepage": recipe.homepage,
+        "folder": recipe.folder,
+        "config": recipe.config.name,
+        "source": recipe.source.kind(),
+        "packages": debian::wanted(recipe).iter().map(|name| &name.value).collect::<Vec<_>>(),
+        "build_packages": debian::needed_to_build(recipe),
+        "programs": commands(recipe),
+        "disks": recipe.disks,
+        "ports": recipe.ports,
+        "memory": recipe.memory,
+        "cpus": recipe.cpus,
+        "checks": recipe.checks.iter().map(describe).collect::<Vec<_>>(),
+    })
+}
+
+fn text(recipe: &Recipe) -> String {
+    let mut lines = vec![format!("{}: {}", recipe.name, recipe.summary)];
+    if !recipe.description.is_empty() {
+        lines.extend([String::new(), recipe.description.clone()]);
+    }
+    lines.push(String::new());
+    let mut row = |name: &str, value: &str| lines.push(format!("{name:<12} {value}"));
+    row("recipe", &recipe.folder.join(recipe::FILE).display().to_string());
+    if let Some(homepage) = &recipe.homepage {
+        row("homepage", homepage);
+    }
+    row("source", &source(&recipe.source));
+    let packages: Vec<_> = debian::wanted(recipe).iter().map(|name| name.value.clone()).collect();
+    if !packages.is_empty() {
+        row("packages", &packages.join(" "));
+    }
+    let needed = debian::needed_to_build(recipe);
+    if !needed.is_empty() {
+        row("to build", &needed.join(" "));
+    }
+    for command in commands(recipe) {
+        row("program", &command);
+    }
+    for disk in &recipe.disks {
+        row("disk", &format!("{}, {} on {}", disk.name, size(disk.size), disk.target));
+    }
+    for port in &recipe.ports {
+        row("port", &format!("{}/{:?} ({})", port.port, port.protocol, port.name).to_lowercase());
+    }
+    row(
+        "machine",
+        &format!("{}, {} CPU{}", size(recipe.memory), recipe.cpus, if recipe.cpus == 1 { "" } else { "s" }),
+    );
+    for check in &recipe.checks {
+        row("check", &describe(check));
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+fn source(source: &Source) -> String {
+    match source {
+        Source::Debian(_) => "Debian packages".into(),
+        Source::Archive { location, .. } => match &location.value {
+            recipe::source::Location::File(path) => format!("archive {}", path.display()),
+            recipe::source::Location::Url(url) => format!("archive {url}"),
+        },
+        Source::Folder { folder, .. } => format!("sources in {}", folder.display()),
+        Source::Cargo(wanted) => match &wanted.from {
+            recipe::source::CrateFrom::Folder(folder) => format!("crate in {}", folder.display()),
+            recipe::source::CrateFrom::Registry { name, version } => format!("crate {name} {version}"),
+        },
+        Source::Program { host, .. } => format!("program {}", host.display()),
+    }
+}
+
+fn describe(check: &recipe::Check) -> String {
+    match &check.action {
+        Action::Http { path, status, .. } => format!("GET {path} answers {status}"),
+        Action::Send { text, expect, .. } => format!("{text:?} is answered with {expect:?}"),
+        Action::Command { words, .. } => words.join(" "),
+        Action::Console { text } => format!("the console shows {text:?}"),
+        Action::Exit { status } => format!("ends with status {status}"),
+    }
+}
+
+fn all_names(search: &Search) -> Vec<String> {
+    find::all(&search.folders).into_values().map(|folder| format!("{}/", folder.display())).collect()
+}
+
+fn keys(names: &[String], search: &Search, format: Format, json: bool, together: bool) -> Result<ExitCode> {
+    let mut rows = Vec::new();
+    for name in names {
+        let recipe = find(name, search)?;
+        let key = bake::key(&recipe, format)?;
+        rows.push((recipe.name, key));
+    }
+    let mut parts = Parts::default();
+    rows.iter().for_each(|(_, key)| parts.add(key));
+    if together {
+        rows.push(("all".into(), parts.finish()));
+    }
+    if json {
+        super::print_json(&rows.into_iter().collect::<std::collections::BTreeMap<_, _>>())?;
+    } else {
+        let line = |(name, key): &(String, String)| format!("{key}  {name}\n");
+        super::print(&rows.iter().map(line).collect::<String>())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn baked_line(baked: &Baked) -> String {
+    let how = if baked.cached { "from the cache" } else { "baked" };
+    format!("{}: {}, {how}, key {}", baked.output.display(), size(baked.bytes), &baked.key[..12])
+}
+
+fn json_outcome(outcome: &Outcome) -> serde_json::Value {
+    match &outcome.result {
+        Ok(baked) => json!({
+            "name": outcome.name,
+            "status": if baked.cached { "cached" } else { "baked" },
+            "output": baked.output,
+            "sha256": baked.sha256,
+            "bytes": baked.bytes,
+            "seconds": baked.seconds,
+            "key": baked.key,
+        }),
+        Err(error) => json!({
+            "name": outcome.name,
+            "status": "failed",
+            "exit": error.exit_status(),
+            "error": error.to_string(),
+        }),
+    }
+}
+
+fn bake(arguments: &PackageBake, progress: &Progress) -> Result<ExitCode> {
+    output::remove_on_signals().context("cannot catch signals")?;
+    let format = arguments.format.into();
+    let search = &arguments.search;
+    if let [name] = arguments.names.as_slice() {
+        let recipe = find(name, search)?;
+        let default = PathBuf::from(bake::file_name(&recipe, format));
+        let output = match &arguments.output {
+            Some(output) if output.is_dir() => output.join(default),
+            Some(output) => output.clone(),
+            None => default,
+        };
+        let baked = bake::recipe(&recipe, &output, format, progress)?;
+        progress.finish();
+        if arguments.json {
+            super::print_json(&json_outcome(&Outcome { name: recipe.name, result: Ok(baked) }))?;
+        } else {
+            progress.say(&baked_line(&baked));
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let recipes: Vec<(String, PathBuf)> = if arguments.all {
+        find::all(&search.folders).into_iter().collect()
+    } else {
+        let named = arguments.names.iter().map(|name| {
+            let recipe = find(name, search)?;
+            Ok((recipe.name, recipe.folder))
+        });
+        named.collect::<Result<_>>()?
+    };
+    if recipes.is_empty() {
+        bail!("no recipes; --packages DIR names a folder with some");
+    }
+    let folder = arguments.output.as_deref().unwrap_or(Path::new("."));
+    let jobs =
+        arguments.jobs.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);
+    let outcomes = all::bake(&recipes, folder, format, jobs, progress, |outcome| match &outcome.result {
+        Ok(baked) if !arguments.json => progress.line(&baked_line(baked)),
+        Ok(_) => {}
+        Err(error) => progress.failure(&format!("{}: {error}", outcome.name)),
+    })?;
+    progress.finish();
+    if arguments.json {
+        super::print_json(&outcomes.iter().map(json_outcome).collect::<Vec<_>>())?;
+    }
+    Ok(ExitCode::from(all::exit_status(&outcomes)))
+}
+
+/// Makes the disks of a recipe that aren't there yet.
+pub fn disks(recipe: &Recipe, folder: &Path) -> Result<Vec<PathBuf>> {
+    let make = |disk: &recipe::Disk| {
+        let path = folder.join(format!("{}.img", disk.name));
+        if !path.exists() {
+            std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+            let file = std::fs::File::create_new(&path).with_context(|| path.display().to_string())?;
+            file.set_len(disk.size).with_context(|| path.display().to_string())?;
+        }
+        Ok(path)
+    };
+    recipe.disks.iter().map(make).collect()
+}
+
+fn run(
+    name: &str,
+    search: &Search,
+    data: Option<&Path>,
+    _publish: bool,
+    options: &[OsString],
+    progress: &Progress,
+) -> Result<ExitCode> {
+    let prepared = (|| {
+        let recipe = find(name, search)?;
+        let folder = tempfile::Builder::new().prefix("rumprun-bake-").tempdir()?;
+        let image = folder.path().join(bake::file_name(&recipe, Format::Elf));
+        bake::recipe(&recipe, &image, Format::Elf, progress)?;
+        progress.finish();
+        Ok((recipe, folder, image))
+    })();
+    let (recipe, _folder, image) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            let error: anyhow::Error = error;
+            progress.finish();
+            eprintln!("error: {error:#}");
+            return Ok(ExitCode::from(super::run::NOT_STARTED));
+        }
+    };
+    let folder = data.map_or_else(|| PathBuf::from(format!("{}-data", recipe.name)), Path::to_path_buf);
+    let mut words: Vec<OsString> = vec!["rumprun-bake".into(), "run".into(), image.into()];
+    words.extend(["--cpus".into(), recipe.cpus.to_string().into()]);
+    words.extend(["--memory".into(), format!("{}K", recipe.memory >> 10).into()]);
+    for disk in disks(&recipe, &folder)? {
+        words.extend(["--disk".into(), disk.into()]);
+    }
+    words.extend_from_slice(options);
+    match super::parse_overriding(words).command {
+        Command::Run(arguments) => super::run::run(&arguments, progress),
+        _ => Ok(ExitCode::from(EXIT_FAILURE)),
+    }
+}
