@@ -5,13 +5,26 @@ extern crate alloc;
 #[cfg(any(test, feature = "host"))]
 extern crate std;
 
+pub mod address;
 pub mod base;
+pub mod change;
+pub mod checksum;
+pub mod configuration;
 pub mod device;
+pub mod icmp;
 pub mod inet;
 pub mod interface;
+pub mod ip;
+pub mod link;
+pub mod multicast;
+pub mod neighbour;
 pub mod option;
 pub mod packet;
 pub mod ports;
+mod random;
+mod report;
+pub mod route;
+mod service;
 pub mod socket;
 pub mod tcp;
 pub mod unix;

@@ -27,7 +27,11 @@ use rumpkern::{Errno, Result};
 use rumpuser::sync::{Mutex, SpinLock};
 
 use crate::{
+    address::Addresses,
+    configuration::Routers,
     device::{HardwareAddress, NetworkDevice, Offloads, TransmitError},
+    multicast::Groups,
+    neighbour,
     packet::{Checksum, Packet},
 };
 pub use polling::{Sleeper, flush, poll, wait};
@@ -156,6 +160,14 @@ pub struct Interface {
     state: AtomicU32,
     filter: Mutex<Filter>,
     queues: Box<[Queue]>,
+    /// Its IP addresses.
+    pub addresses: Addresses,
+    /// The machines on its link.
+    pub neighbours: neighbour::Table,
+    /// The groups that it takes packets of.
+    pub groups: Groups,
+    /// What routers on its link say.
+    pub routers: Routers,
 }
 
 impl Interface {
@@ -176,6 +188,10 @@ impl Interface {
             filter: Mutex::default(),
             queues,
             device,
+            addresses: Addresses::default(),
+            neighbours: neighbour::Table::default(),
+            groups: Groups::default(),
+            routers: Routers::default(),
         }
     }
 
