@@ -87,6 +87,15 @@ impl Fragment {
         Fragment { frame: self.frame, offset: self.offset + range.start as u16, length: range.len() as u16 }
     }
 
+    /// Adds a run that starts where this one ends, in the same page; gives any other back.
+    pub fn join(&mut self, next: Fragment) -> core::result::Result<(), Fragment> {
+        if self.frame != next.frame || self.offset + self.length != next.offset {
+            return Err(next);
+        }
+        self.length += next.length;
+        Ok(())
+    }
+
     /// Drops `count` bytes at the front (at most all).
     pub fn advance(&mut self, count: usize) {
         let count = count.min(self.len()) as u16;
@@ -166,6 +175,11 @@ impl Chain {
     /// Its pieces.
     pub fn fragments(&self) -> &[Fragment] {
         &self.fragments
+    }
+
+    /// Its pieces, for someone who takes them over.
+    pub fn into_fragments(self) -> SmallVec<[Fragment; 2]> {
+        self.fragments
     }
 
     /// The bytes of the first piece.

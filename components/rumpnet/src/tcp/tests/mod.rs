@@ -1,0 +1,4 @@
+//! Tests of whole connections: scripts with exact times.
+
+mod script;
+mod scripts;
