@@ -175,6 +175,7 @@ fn is_ours(address: IpAddr) -> bool {
 /// the message says about the path can be believed.
 fn tell(error: &FlowError<'_>) -> bool {
     match error.protocol {
+        protocol::UDP => crate::udp::error(error),
         protocol::ICMP | protocol::ICMPV6 => true,
         _ => false,
     }
