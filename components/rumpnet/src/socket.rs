@@ -10,7 +10,7 @@ use rumpkern::{
 use rumpvfs::{file::File, vnode::Vnode};
 use smallvec::SmallVec;
 
-use crate::{option::Value, packet::Chain};
+use crate::{option::Value, packet::Chain, udp::UdpSocket, unix::UnixSocket};
 
 /// Address families, with Linux's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -230,10 +230,93 @@ pub trait Socket: File {
 }
 
 /// The socket behind a file. ENOTSOCK if it is none.
+#[inline]
 pub fn of_file(file: &dyn File) -> Result<&dyn Socket> {
     let any = file.as_any();
-    match any.downcast_ref::<crate::unix::UnixSocket>() {
-        Some(socket) => Ok(socket),
-        None => Err(Errno::ENOTSOCK),
+    if let Some(socket) = any.downcast_ref::<UnixSocket>() {
+        return Ok(socket);
+    }
+    if let Some(socket) = any.downcast_ref::<UdpSocket>() {
+        return Ok(socket);
+    }
+    Err(Errno::ENOTSOCK)
+}
+
+/// What socket(2) asks for, as numbers of Linux's.
+#[derive(Debug, Clone, Copy)]
+pub struct Creation {
+    /// `AF_*`.
+    pub domain: i32,
+    /// `SOCK_*`, without flags.
+    pub style: i32,
+    /// The protocol; 0 for the usual one.
+    pub protocol: i32,
+    /// The program may read and write packets as it likes (CAP_NET_RAW).
+    pub raw: bool,
+    /// Who asks.
+    pub creator: Credentials,
+}
+
+/// Families that Linux has room for (AF_MAX).
+const DOMAINS: i32 = 46;
+/// Types, SOCK_PACKET being the last.
+const STYLES: i32 = 11;
+
+impl Creation {
+    fn domain(&self) -> Result<Domain> {
+        [Domain::Unix, Domain::Inet, Domain::Inet6, Domain::Netlink, Domain::Packet]
+            .into_iter()
+            .find(|&domain| domain as i32 == self.domain)
+            .ok_or(Errno::EAFNOSUPPORT)
+    }
+
+    fn style(&self) -> Result<Style> {
+        [Style::Stream, Style::Datagram, Style::Raw, Style::SequencedPacket]
+            .into_iter()
+            .find(|&style| style as i32 == self.style)
+            .ok_or(Errno::ESOCKTNOSUPPORT)
+    }
+
+    fn check(&self) -> Result<(Domain, Style)> {
+        if !(0..DOMAINS).contains(&self.domain) {
+            return Err(Errno::EAFNOSUPPORT);
+        }
+        if !(1..STYLES).contains(&self.style) {
+            return Err(Errno::EINVAL);
+        }
+        Ok((self.domain()?, self.style()?))
+    }
+
+    fn unix_style(&self, style: Style) -> Result<Style> {
+        if self.protocol != 0 && self.protocol != Domain::Unix as i32 {
+            return Err(Errno::EPROTONOSUPPORT);
+        }
+        // A raw Unix socket is a datagram socket.
+        Ok(if style == Style::Raw { Style::Datagram } else { style })
+    }
+
+    /// A new socket. EAFNOSUPPORT, EINVAL, ESOCKTNOSUPPORT, EPROTONOSUPPORT, EPERM.
+    pub fn socket(&self) -> Result<Arc<dyn Socket>> {
+        let (domain, style) = self.check()?;
+        Ok(match (domain, style) {
+            (Domain::Unix, style) => UnixSocket::new(self.unix_style(style)?, self.creator),
+            (Domain::Inet | Domain::Inet6, Style::Datagram) => match self.protocol {
+                0 | 17 => UdpSocket::new(domain, self.creator),
+                _ => return Err(Errno::EPROTONOSUPPORT),
+            },
+            (Domain::Inet | Domain::Inet6, _) => return Err(Errno::ESOCKTNOSUPPORT),
+            _ => return Err(Errno::EAFNOSUPPORT),
+        })
+    }
+
+    /// Two sockets connected to each other. EOPNOTSUPP, or as [`Creation::socket`].
+    pub fn pair(&self) -> Result<(Arc<dyn Socket>, Arc<dyn Socket>)> {
+        match self.check()? {
+            (Domain::Unix, style) => {
+                let (one, other) = UnixSocket::pair(self.unix_style(style)?, self.creator);
+                Ok((one, other))
+            }
+            _ => self.socket().and(Err(Errno::EOPNOTSUPP)),
+        }
     }
 }

@@ -75,6 +75,7 @@ fn prepare(
         rumpdev::tty::console::disable_echo();
     }
     crate::trace::start(&words);
+    rumpnet::configuration::start();
     words.apply(&mut configuration);
     let image = RootFs::parse(payload.rootfs()).map_err(|error| {
         console::message(format_args!("the image's root file system is damaged: {error}"))

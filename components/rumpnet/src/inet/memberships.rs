@@ -260,7 +260,7 @@ impl Memberships {
 
 fn leave_group(membership: &Membership) {
     if let Some(interface) = interface::by_index(membership.interface) {
-        multicast::leave(&interface, membership.group);
+        let _ = multicast::leave(&interface, membership.group);
     }
 }
 

@@ -241,7 +241,7 @@ impl MessageCore {
             return Err(Errno::EOPNOTSUPP);
         }
         let peek = flags.contains(MessageFlags::PEEK);
-        let mut look = || {
+        let look = || {
             if let Some(datagram) = self.queue.take(peek) {
                 return Some(Ok(Some(datagram)));
             }
@@ -259,9 +259,11 @@ impl MessageCore {
             }
             None => {
                 let deadline = self.base.receive_deadline(false);
-                interface::wait(&self.base.changes, deadline, look).map_err(|error| match error.into() {
-                    Errno::ETIMEDOUT => Errno::EAGAIN,
-                    other => other,
+                interface::wait(&self.base.changes, deadline, look).map_err(|error| {
+                    match error.into() {
+                        Errno::ETIMEDOUT => Errno::EAGAIN,
+                        other => other,
+                    }
                 })??
             }
         };

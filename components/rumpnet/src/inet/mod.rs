@@ -110,7 +110,8 @@ mod tests {
 
     #[test]
     fn the_unspecified_address_is_this_machine() {
-        let reach = |domain, text: &str| destination(domain, false, &Address::Internet(text.parse().unwrap()));
+        let reach =
+            |domain, text: &str| destination(domain, false, &Address::Internet(text.parse().unwrap()));
         assert_eq!(reach(Domain::Inet, "0.0.0.0:9"), Ok("127.0.0.1:9".parse().unwrap()));
         assert_eq!(reach(Domain::Inet6, "[::]:9"), Ok("[::1]:9".parse().unwrap()));
         assert_eq!(reach(Domain::Inet, "[::1]:9"), Err(Errno::EAFNOSUPPORT));

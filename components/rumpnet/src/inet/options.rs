@@ -349,7 +349,8 @@ impl InetOptions {
 
     /// The interface to send to a destination through; 0 is any.
     pub fn interface_to(&self, destination: IpAddr) -> u32 {
-        let set = if destination.is_multicast() { &self.multicast_interface } else { &self.unicast_interface };
+        let set =
+            if destination.is_multicast() { &self.multicast_interface } else { &self.unicast_interface };
         set.load(Relaxed)
     }
 

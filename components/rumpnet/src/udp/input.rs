@@ -28,7 +28,12 @@ struct Fields {
 fn parse(bytes: &[u8]) -> Option<Fields> {
     let header = bytes.first_chunk::<HEADER>()?;
     let field = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
-    Some(Fields { source: field(0), destination: field(2), length: usize::from(field(4)), checksum: field(6) })
+    Some(Fields {
+        source: field(0),
+        destination: field(2),
+        length: usize::from(field(4)),
+        checksum: field(6),
+    })
 }
 
 /// Takes a datagram; `data` begins with the UDP header.

@@ -337,10 +337,7 @@ impl Socket for UdpSocket {
             if level == level::SOCKET && self.core.names().local.port() != 0 {
                 let base = &self.core.base;
                 if let Some(binding) = &*self.binding.lock() {
-                    binding.set_reuse(
-                        base.is_on(Switches::REUSE_ADDRESS),
-                        base.is_on(Switches::REUSE_PORT),
-                    );
+                    binding.set_reuse(base.is_on(Switches::REUSE_ADDRESS), base.is_on(Switches::REUSE_PORT));
                 }
                 if matches!(name, base::name::BINDTODEVICE | base::name::BINDTOIFINDEX) {
                     self.enter();
@@ -372,4 +369,3 @@ impl Socket for UdpSocket {
         self.core.queue.first_length()
     }
 }
-

@@ -59,7 +59,8 @@ impl UdpSocket {
             return Err(Errno::EMSGSIZE);
         }
         let to = to.filter(|address| !matches!(address, Address::Unnamed));
-        let holds = self.cork.load(core::sync::atomic::Ordering::Relaxed) || flags.contains(MessageFlags::MORE);
+        let holds =
+            self.cork.load(core::sync::atomic::Ordering::Relaxed) || flags.contains(MessageFlags::MORE);
         let mut corked = self.corked.lock();
         if holds || corked.is_some() {
             if corked.is_none() {
@@ -82,8 +83,11 @@ impl UdpSocket {
         }
         drop(corked);
         let destination = self.destination(to)?;
-        let wishes =
-            if ancillary.controls.is_empty() { Wishes::default() } else { Wishes::read(&ancillary.controls)? };
+        let wishes = if ancillary.controls.is_empty() {
+            Wishes::default()
+        } else {
+            Wishes::read(&ancillary.controls)?
+        };
         let payload = gather(source)?;
         self.transmit(destination, &wishes, payload)?;
         Ok(length)
@@ -136,11 +140,8 @@ impl UdpSocket {
         let length = HEADER + payload.len();
         let local = self.core.names().local.port();
         let sum = checksum::pseudo_header(route.source, destination.ip(), PROTOCOL as u8, length);
-        let mut packet = Packet {
-            payload,
-            checksum: Checksum::Partial { start: 0, offset: 6 },
-            ..Packet::default()
-        };
+        let mut packet =
+            Packet { payload, checksum: Checksum::Partial { start: 0, offset: 6 }, ..Packet::default() };
         let header = packet.header.prepend(HEADER);
         header[..2].copy_from_slice(&local.to_be_bytes());
         header[2..4].copy_from_slice(&destination.port().to_be_bytes());

@@ -7,10 +7,7 @@ mod options;
 use alloc::sync::Arc;
 
 use rumpkern::{Errno, Result};
-use rumpnet::{
-    socket::{self, Address, Credentials, MessageFlags, Socket, Style},
-    unix::UnixSocket,
-};
+use rumpnet::socket::{self, Address, Creation, Credentials, MessageFlags, Socket};
 use rumpvfs::file::{File, OpenFlags};
 
 use crate::{task::Task, user::UserPtr};
@@ -23,9 +20,6 @@ use super::{
 pub use message::{recvfrom, recvmmsg, recvmsg, sendmmsg, sendmsg, sendto};
 pub use options::{getsockopt, setsockopt};
 
-const AF_UNIX: i32 = 1;
-/// Families that Linux has room for (AF_MAX).
-const AF_MAX: i32 = 46;
 const SOCK_TYPE_MASK: i32 = 0xf;
 
 /// The caller, as sockets see it.
@@ -49,40 +43,22 @@ fn open_flags(kind: i32) -> Result<OpenFlags> {
     }
 }
 
-fn style(kind: i32) -> Result<Style> {
-    const SOCK_RAW: i32 = 3;
-    match kind & SOCK_TYPE_MASK {
-        1 => Ok(Style::Stream),
-        // A raw Unix socket is a datagram socket.
-        2 | SOCK_RAW => Ok(Style::Datagram),
-        5 => Ok(Style::SequencedPacket),
-        0 | 11.. => Err(Errno::EINVAL),
-        _ => Err(Errno::ESOCKTNOSUPPORT),
-    }
-}
+const CAP_NET_RAW: u32 = 13;
 
-/// Checks family, type and protocol, and gives the style of a Unix socket.
-fn check_kind(domain: i32, kind: i32, protocol: i32) -> Result<(Style, OpenFlags)> {
-    let flags = open_flags(kind)?;
-    if !(0..AF_MAX).contains(&domain) {
-        return Err(Errno::EAFNOSUPPORT);
+fn creation(task: &Task, domain: i32, kind: i32, protocol: i32) -> Creation {
+    Creation {
+        domain,
+        style: kind & SOCK_TYPE_MASK,
+        protocol,
+        raw: task.credentials().capable(CAP_NET_RAW),
+        creator: credentials(task),
     }
-    if !(0..11).contains(&(kind & SOCK_TYPE_MASK)) {
-        return Err(Errno::EINVAL);
-    }
-    if domain != AF_UNIX {
-        return Err(Errno::EAFNOSUPPORT);
-    }
-    if protocol != 0 && protocol != AF_UNIX {
-        return Err(Errno::EPROTONOSUPPORT);
-    }
-    Ok((style(kind)?, flags))
 }
 
 /// socket(2).
 pub fn socket(task: &Task, domain: i32, kind: i32, protocol: i32) -> Result<usize> {
-    let (style, flags) = check_kind(domain, kind, protocol)?;
-    install_anonymous(task, UnixSocket::new(style, credentials(task)), flags)
+    let flags = open_flags(kind)?;
+    install_anonymous(task, creation(task, domain, kind, protocol).socket()?, flags)
 }
 
 /// socketpair(2).
@@ -93,8 +69,8 @@ pub fn socketpair(
     protocol: i32,
     descriptors: UserPtr<[i32; 2]>,
 ) -> Result<usize> {
-    let (style, flags) = check_kind(domain, kind, protocol)?;
-    let (one, other) = UnixSocket::pair(style, credentials(task));
+    let flags = open_flags(kind)?;
+    let (one, other) = creation(task, domain, kind, protocol).pair()?;
     install_pair(task, descriptors, (one, flags), (other, flags))
 }
 
