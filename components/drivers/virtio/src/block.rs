@@ -7,7 +7,7 @@ use rumpdev::block::{BlockDevice, SECTOR_SIZE};
 use rumpkern::{Errno, Result, wait::WaitQueue};
 use rumpuser::{
     Frame, Thread,
-    device::{DmaMemory, Registers},
+    device::{DmaMemory, InterruptHandler, Registers},
     memory::PAGE_SIZE,
     rumpuser_clock_monotonic, rumpuser_cpu, rumpuser_cpu_count, rumpuser_frame_alloc_uninitialised,
     rumpuser_frame_release, rumpuser_park, rumpuser_thread_current,
@@ -235,13 +235,14 @@ fn open(transport: Arc<dyn Transport>) -> core::result::Result<Disk, Refused> {
     }
 
     let handlers = queues.clone();
-    let established = transport.establish_interrupts(queues.len() as u16, &move |index| {
+    let handler = |index: u16| -> InterruptHandler {
         let queue = handlers[usize::from(index)].clone();
         Box::new(move || queue.complete())
-    });
+    };
+    let established = transport.establish_interrupts(queues.len() as u16, &handler, None);
     let set = queues.iter().all(|queue| {
         let addresses = queue.requests.lock().queue.addresses();
-        transport.set_queue(queue.index, addresses)
+        transport.set_queue(queue.index, Some(queue.index), addresses)
     });
     if !established || !set {
         transport.reset();

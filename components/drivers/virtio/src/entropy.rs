@@ -2,7 +2,10 @@
 
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
 
-use rumpuser::{device::DmaMemory, sync::InterruptLock};
+use rumpuser::{
+    device::{DmaMemory, InterruptHandler},
+    sync::InterruptLock,
+};
 
 use crate::{
     features::{self, Features, Refused},
@@ -74,11 +77,12 @@ pub fn attach(transport: Arc<dyn Transport>, sink: fn(&[u8])) -> Result<(), Refu
     let state = InterruptLock::new(State { queue, asked: false });
     let source = Arc::new(Source { transport: transport.clone(), state, buffer, sink });
     let handler = source.clone();
-    let established = transport.establish_interrupts(1, &|_| {
+    let handler = |_| -> InterruptHandler {
         let source = handler.clone();
         Box::new(move || source.complete())
-    });
-    if !established || !transport.set_queue(QUEUE, addresses) {
+    };
+    let established = transport.establish_interrupts(1, &handler, None);
+    if !established || !transport.set_queue(QUEUE, Some(0), addresses) {
         transport.reset();
         return Err(Refused);
     }

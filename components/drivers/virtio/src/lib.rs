@@ -1,4 +1,4 @@
-//! Virtio (version 1.2): transports over PCI and memory-mapped registers, split queues, disks, entropy devices.
+//! Virtio (version 1.2): transports over PCI and memory-mapped registers, split queues, disks, networks, entropy devices.
 //!
 //! The device is not trusted: what it writes is checked before it is used as an index or a length, so that a
 //! faulty or hostile one can deliver wrong data, but not corrupt memory.
@@ -13,6 +13,8 @@ pub mod entropy;
 mod features;
 #[cfg(test)]
 mod model;
+#[cfg(feature = "net")]
+mod net;
 mod queue;
 mod transport;
 
@@ -26,6 +28,8 @@ use transport::{Transport, mmio, pci};
 
 /// The device types that have a driver here (virtio 1.2, section 5).
 mod device_type {
+    #[cfg(feature = "net")]
+    pub const NETWORK: u32 = 1;
     pub const BLOCK: u32 = 2;
     pub const ENTROPY: u32 = 4;
 }
@@ -41,6 +45,8 @@ impl Virtio {
         let transport: Arc<dyn Transport> = transport.into();
         let kind = transport.device_type();
         let result = match kind {
+            #[cfg(feature = "net")]
+            device_type::NETWORK => net::attach(transport.clone()),
             device_type::BLOCK => block::attach(transport.clone()),
             device_type::ENTROPY => entropy::attach(transport.clone(), self.entropy),
             _ => return false,

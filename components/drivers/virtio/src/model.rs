@@ -33,6 +33,8 @@ fn read16(address: u64) -> u16 {
 
 /// A chain that the driver made available.
 pub struct Request {
+    /// The queue, when it comes by [`Behaviour`].
+    pub queue: u16,
     /// The head descriptor.
     pub head: u16,
     /// What the device may read.
@@ -65,7 +67,7 @@ impl DeviceQueue {
         self.seen = self.seen.wrapping_add(1);
         // Event index: tell me of the next one.
         write(at.used + 4 + 8 * u64::from(at.size), &self.seen.to_le_bytes());
-        let mut request = Request { head, readable: Vec::new(), writable: Vec::new() };
+        let mut request = Request { queue: 0, head, readable: Vec::new(), writable: Vec::new() };
         let (mut table, mut count, mut index) = (at.descriptors, u32::from(at.size), u32::from(head));
         loop {
             assert!(index < count, "the descriptor is inside its table");
@@ -121,6 +123,9 @@ pub struct Model {
     pub queues: Mutex<Vec<DeviceQueue>>,
     pub status: Mutex<Status>,
     pub handlers: Mutex<Vec<InterruptHandler>>,
+    /// Which handler each queue interrupts by.
+    pub vectors: Mutex<Vec<Option<u16>>>,
+    pub config_handler: Mutex<Option<InterruptHandler>>,
 }
 
 impl Model {
@@ -143,6 +148,31 @@ impl Model {
             queues: Mutex::new(all),
             status: Mutex::new(Status::empty()),
             handlers: Mutex::new(Vec::new()),
+            vectors: Mutex::new(std::vec![None; queues]),
+            config_handler: Mutex::new(None),
+        }
+    }
+}
+
+impl Model {
+    /// Does the requests of a queue, as at a notification, without an interrupt.
+    pub fn notify_quietly(&self, queue: u16) {
+        let mut queues = self.queues.lock().expect("not poisoned");
+        let place = &mut queues[usize::from(queue)];
+        while let Some(mut request) = place.next() {
+            request.queue = queue;
+            if let Some(written) = (self.behaviour)(&request) {
+                place.finish(request.head.into(), written);
+            }
+        }
+    }
+
+    /// Interrupts for a queue.
+    pub fn interrupt(&self, queue: u16) {
+        let vector = self.vectors.lock().expect("not poisoned")[usize::from(queue)];
+        let handlers = self.handlers.lock().expect("not poisoned");
+        if let Some(handler) = vector.and_then(|vector| handlers.get(usize::from(vector))) {
+            handler();
         }
     }
 }
@@ -177,29 +207,30 @@ impl Transport for Model {
         if usize::from(queue) < queues { self.queue_size } else { 0 }
     }
 
-    fn set_queue(&self, queue: u16, addresses: QueueAddresses) -> bool {
+    fn set_queue(&self, queue: u16, handler: Option<u16>, addresses: QueueAddresses) -> bool {
+        self.vectors.lock().expect("not poisoned")[usize::from(queue)] = handler;
         self.queues.lock().expect("not poisoned")[usize::from(queue)] = DeviceQueue::new(addresses);
         true
     }
 
     fn notify(&self, queue: u16) {
-        {
-            let mut queues = self.queues.lock().expect("not poisoned");
-            let queue = &mut queues[usize::from(queue)];
-            while let Some(request) = queue.next() {
-                if let Some(written) = (self.behaviour)(&request) {
-                    queue.finish(request.head.into(), written);
-                }
-            }
-        }
-        if let Some(handler) = self.handlers.lock().expect("not poisoned").get(usize::from(queue)) {
-            handler();
-        }
+        self.notify_quietly(queue);
+        self.interrupt(queue);
     }
 
-    fn establish_interrupts(&self, queues: u16, handler: HandlerFactory<'_>) -> bool {
-        *self.handlers.lock().expect("not poisoned") = (0..queues).map(handler).collect();
+    fn establish_interrupts(
+        &self,
+        count: u16,
+        handler: HandlerFactory<'_>,
+        config: Option<InterruptHandler>,
+    ) -> bool {
+        *self.handlers.lock().expect("not poisoned") = (0..count).map(handler).collect();
+        *self.config_handler.lock().expect("not poisoned") = config;
         true
+    }
+
+    fn location(&self) -> std::string::String {
+        "model".into()
     }
 
     fn read_config(&self, offset: usize, bytes: &mut [u8]) {

@@ -150,7 +150,10 @@ pub struct Interface {
     name: String,
     index: u32,
     device: Arc<dyn NetworkDevice>,
+    // Copies of the device's properties.
+    hardware: HardwareAddress,
     offloads: Offloads,
+    fragment_limit: usize,
     mtu: AtomicUsize,
     up: AtomicBool,
     carrier: AtomicBool,
@@ -178,7 +181,9 @@ impl Interface {
         Interface {
             name,
             index,
+            hardware: properties.address,
             offloads,
+            fragment_limit: properties.fragment_limit,
             mtu: AtomicUsize::new(mtu),
             up: AtomicBool::new(true),
             carrier: AtomicBool::new(false),
@@ -212,7 +217,7 @@ impl Interface {
 
     /// Its hardware address.
     pub fn hardware(&self) -> HardwareAddress {
-        self.device.properties().address
+        self.hardware
     }
 
     /// Whether packets on it never leave the machine.
@@ -351,7 +356,7 @@ impl Interface {
         if tap::active() {
             tap::sent(self, packet);
         }
-        let fits = packet.payload.fragments().len() <= self.device.properties().fragment_limit;
+        let fits = packet.payload.fragments().len() <= self.fragment_limit;
         if fits && offload::offers(self.offloads, packet) {
             return self.put(index, packet);
         }

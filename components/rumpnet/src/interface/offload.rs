@@ -53,7 +53,7 @@ pub(super) fn transmit(
 }
 
 fn send_one(interface: &Interface, index: usize, packet: &mut Packet) -> Result<(), TransmitError> {
-    if packet.payload.fragments().len() > interface.device.properties().fragment_limit {
+    if packet.payload.fragments().len() > interface.fragment_limit {
         packet.payload = gather(&packet.payload).ok_or(TransmitError::Refused)?;
     }
     if !offers(interface.offloads, packet) && !complete_checksum(packet) {

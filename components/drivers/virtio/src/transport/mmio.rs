@@ -1,7 +1,8 @@
 //! Virtio over memory-mapped registers (virtio 1.2, section 4.2), both the interface of version 1 and the legacy one
 //! that QEMU has by default.
 
-use alloc::{boxed::Box, sync::Arc, vec::Vec};
+use alloc::{boxed::Box, format, string::String, sync::Arc, vec::Vec};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use rumpuser::device::{InterruptHandler, MmioDevice, Registers};
 
@@ -36,6 +37,8 @@ mod register {
     pub const CONFIG: usize = 0x100;
 }
 
+/// Bit of the interrupt status.
+const CONFIG_CHANGED: u32 = 2;
 /// The page size that legacy queue addresses are given in.
 const PAGE_SIZE: u32 = 4096;
 
@@ -44,6 +47,7 @@ pub struct Mmio {
     device: Arc<dyn MmioDevice>,
     registers: Registers,
     legacy: bool,
+    number: usize,
 }
 
 impl Mmio {
@@ -58,7 +62,9 @@ impl Mmio {
             2 => false,
             _ => return None,
         };
-        Some(Mmio { device: device.clone(), registers, legacy })
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Some(Mmio { device: device.clone(), registers, legacy, number })
     }
 
     fn write_address(&self, register: usize, address: u64) {
@@ -103,7 +109,7 @@ impl Transport for Mmio {
         u16::try_from(self.registers.read32(register::QUEUE_LIMIT)).unwrap_or(u16::MAX)
     }
 
-    fn set_queue(&self, queue: u16, addresses: QueueAddresses) -> bool {
+    fn set_queue(&self, queue: u16, _handler: Option<u16>, addresses: QueueAddresses) -> bool {
         self.registers.write32(register::QUEUE_SELECT, queue.into());
         self.registers.write32(register::QUEUE_SIZE, addresses.size.into());
         if self.legacy {
@@ -124,17 +130,31 @@ impl Transport for Mmio {
         self.registers.write32(register::QUEUE_NOTIFY, queue.into());
     }
 
-    fn establish_interrupts(&self, queues: u16, handler: HandlerFactory<'_>) -> bool {
-        let handlers: Vec<InterruptHandler> = (0..queues).map(handler).collect();
+    fn establish_interrupts(
+        &self,
+        count: u16,
+        handler: HandlerFactory<'_>,
+        config: Option<InterruptHandler>,
+    ) -> bool {
+        let handlers: Vec<InterruptHandler> = (0..count).map(handler).collect();
         let registers = self.registers;
         self.device.establish_interrupt(Box::new(move || {
             // Acknowledged first: what the device completes afterwards raises the interrupt anew.
             let pending = registers.read32(register::INTERRUPT_STATUS);
             registers.write32(register::INTERRUPT_ACKNOWLEDGE, pending);
+            if pending & CONFIG_CHANGED != 0
+                && let Some(config) = &config
+            {
+                config();
+            }
             for handler in &handlers {
                 handler();
             }
         }))
+    }
+
+    fn location(&self) -> String {
+        format!("virtio{}", self.number)
     }
 
     fn read_config(&self, offset: usize, bytes: &mut [u8]) {

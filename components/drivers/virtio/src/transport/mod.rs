@@ -3,6 +3,8 @@
 pub mod mmio;
 pub mod pci;
 
+use alloc::string::String;
+
 use bitflags::bitflags;
 use rumpuser::device::InterruptHandler;
 
@@ -41,7 +43,7 @@ pub struct QueueAddresses {
 /// Where the used ring starts in the legacy layout.
 pub const LEGACY_ALIGNMENT: usize = 4096;
 
-/// Makes the handler of a queue's interrupt.
+/// Makes a handler.
 pub type HandlerFactory<'a> = &'a dyn Fn(u16) -> InterruptHandler;
 
 /// A device, as far as all virtio devices are alike.
@@ -88,14 +90,25 @@ pub trait Transport: Send + Sync {
     /// The largest size of a queue; 0 if there is no such queue.
     fn queue_limit(&self, queue: u16) -> u16;
 
-    /// Makes a queue live. After the interrupts are established. False if the device refuses.
-    fn set_queue(&self, queue: u16, addresses: QueueAddresses) -> bool;
+    /// Makes a queue live, which interrupts by the handler with that number, or not at all. After the interrupts
+    /// are established. False if the device refuses.
+    fn set_queue(&self, queue: u16, handler: Option<u16>, addresses: QueueAddresses) -> bool;
 
     /// Tells the device to look at a queue.
     fn notify(&self, queue: u16);
 
-    /// Connects the interrupts of queues 0 to `queues - 1`. Returns whether it worked.
-    fn establish_interrupts(&self, queues: u16, handler: HandlerFactory<'_>) -> bool;
+    /// Connects handlers 0 to `count - 1`, handler `n` on CPU `n` where the device has as many interrupts;
+    /// otherwise one interrupt calls them all. `config` hears of changes of the configuration. Returns whether it
+    /// worked.
+    fn establish_interrupts(
+        &self,
+        count: u16,
+        handler: HandlerFactory<'_>,
+        config: Option<InterruptHandler>,
+    ) -> bool;
+
+    /// Where the device is, for people: a PCI location, or the number of a window.
+    fn location(&self) -> String;
 
     /// Reads the device's configuration; zeros beyond its end.
     fn read_config(&self, offset: usize, bytes: &mut [u8]);

@@ -1,6 +1,6 @@
 //! Virtio over PCI, the interface of version 1 (virtio 1.2, section 4.1).
 
-use alloc::{boxed::Box, sync::Arc, vec::Vec};
+use alloc::{boxed::Box, format, string::String, sync::Arc, vec::Vec};
 
 use rumpuser::{
     device::{InterruptHandler, PciDevice, Registers},
@@ -164,7 +164,7 @@ impl Transport for Pci {
         self.common.read16(common::QUEUE_SIZE)
     }
 
-    fn set_queue(&self, queue: u16, addresses: QueueAddresses) -> bool {
+    fn set_queue(&self, queue: u16, handler: Option<u16>, addresses: QueueAddresses) -> bool {
         self.common.write16(common::QUEUE_SELECT, queue);
         self.common.write16(common::QUEUE_SIZE, addresses.size);
         let offset = usize::from(self.common.read16(common::QUEUE_NOTIFY_OFFSET)) * self.notify_multiplier;
@@ -172,8 +172,11 @@ impl Transport for Pci {
             return false;
         };
         if self.msi_x_enabled() {
-            let shared = *self.vectors.lock() == Vectors::Shared;
-            let vector = if shared { 0 } else { queue };
+            let vector = match (handler, *self.vectors.lock()) {
+                (None, _) => NO_VECTOR,
+                (Some(_), Vectors::Shared) => 0,
+                (Some(handler), Vectors::OneEach) => handler,
+            };
             self.common.write16(common::QUEUE_VECTOR, vector);
             // A device out of resources says so by refusing the vector.
             if self.common.read16(common::QUEUE_VECTOR) != vector {
@@ -199,23 +202,51 @@ impl Transport for Pci {
         }
     }
 
-    fn establish_interrupts(&self, queues: u16, handler: HandlerFactory<'_>) -> bool {
+    fn establish_interrupts(
+        &self,
+        count: u16,
+        handler: HandlerFactory<'_>,
+        config: Option<InterruptHandler>,
+    ) -> bool {
         self.common.write16(common::CONFIG_VECTOR, NO_VECTOR);
-        if queues > 1 && self.device.establish_interrupts((0..queues).map(handler).collect()) {
-            *self.vectors.lock() = Vectors::OneEach;
-            return true;
+        let config: Option<Arc<InterruptHandler>> = config.map(Arc::new);
+        let mut handlers: Vec<InterruptHandler> = (0..count).map(handler).collect();
+        if let Some(config) = config.clone() {
+            handlers.push(Box::new(move || config()));
         }
-        *self.vectors.lock() = Vectors::Shared;
-        let handlers: Vec<InterruptHandler> = (0..queues).map(handler).collect();
-        let interrupt_status = self.interrupt_status;
-        let all: InterruptHandler = Box::new(move || {
-            // On an interrupt pin, reading takes the interrupt back. With messages, it doesn't matter.
-            interrupt_status.read8(0);
-            for handler in &handlers {
-                handler();
+        let mut last = handlers.len() as u16 - 1;
+        let several = count > 1 || config.is_some();
+        if several && self.device.establish_interrupts(handlers) {
+            *self.vectors.lock() = Vectors::OneEach;
+        } else {
+            last = 0;
+            *self.vectors.lock() = Vectors::Shared;
+            let handlers: Vec<InterruptHandler> = (0..count).map(handler).collect();
+            let interrupt_status = self.interrupt_status;
+            let config = config.clone();
+            let all: InterruptHandler = Box::new(move || {
+                // On an interrupt pin, reading takes the interrupt back. With messages, it says nothing.
+                interrupt_status.read8(0);
+                if let Some(config) = &config {
+                    config();
+                }
+                for handler in &handlers {
+                    handler();
+                }
+            });
+            if !self.device.establish_interrupts(Vec::from([all])) {
+                return false;
             }
-        });
-        self.device.establish_interrupts(Vec::from([all]))
+        }
+        if config.is_some() && self.msi_x_enabled() {
+            self.common.write16(common::CONFIG_VECTOR, last);
+        }
+        true
+    }
+
+    fn location(&self) -> String {
+        let (segment, bus, device, function) = self.device.location();
+        format!("{segment:04x}:{bus:02x}:{device:02x}.{function:x}")
     }
 
     fn read_config(&self, offset: usize, bytes: &mut [u8]) {
