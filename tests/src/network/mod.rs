@@ -273,6 +273,18 @@ impl Network {
         }
     }
 
+    /// Kills the processes in the namespace whose names begin with `program`, as `kill -9` does.
+    pub fn kill(&self, program: &str) {
+        let pids = Command::new("ip").args(["netns", "pids", &self.name]).output();
+        let pids = pids.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        for pid in pids.unwrap_or_default().split_whitespace() {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm"));
+            if name.is_ok_and(|name| name.starts_with(program)) {
+                let _ = Command::new("kill").args(["-KILL", pid]).status();
+            }
+        }
+    }
+
     /// Writes the frames of the host's interface to a file until the capture is dropped. `None` without tcpdump, or
     /// on user networking (where `run --capture` does it).
     pub fn capture(&self, file: &Path) -> Option<Capture> {
@@ -299,12 +311,7 @@ impl Network {
 impl Drop for Network {
     fn drop(&mut self) {
         // What still runs in there would keep the namespace.
-        let pids = Command::new("ip").args(["netns", "pids", &self.name]).output();
-        let pids =
-            pids.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-        for pid in pids.split_whitespace() {
-            let _ = Command::new("kill").args(["-KILL", pid]).status();
-        }
+        self.kill("");
         let _ = Command::new("ip").args(["netns", "delete", &self.name]).status();
         if let Some(socket) = &self.socket {
             let _ = fs::remove_file(socket);

@@ -1,0 +1,155 @@
+//! Images of the recipes in `packages/`, servers booted from them on a network, and their clients.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Mutex,
+};
+
+use crate::{
+    Guest, checkout,
+    guest::Running,
+    network::{Link, Network},
+    rumprun_bake, scratch, skip,
+};
+
+/// Seconds that a client may take.
+const PATIENCE: &str = "180";
+/// Exit status of `package bake` when the host lacks what the recipe needs.
+const MISSING: i32 = 4;
+
+/// The image of a recipe of the project, baked once per test process; `None`, after a line that says why, if the host
+/// lacks its packages.
+pub fn image(name: &str) -> Option<PathBuf> {
+    bake(name, &checkout().join("packages").join(name), name)
+}
+
+/// As [`image`], of a copy of the recipe's folder that `change` has changed. `variant` tells such images apart.
+pub fn image_with(name: &str, variant: &str, change: impl FnOnce(&Path)) -> Option<PathBuf> {
+    let folder = scratch().join(format!("{name}-{variant}-{}", std::process::id())).join(name);
+    if !folder.exists() {
+        copy(&checkout().join("packages").join(name), &folder);
+        change(&folder);
+    }
+    bake(name, &folder, &format!("{name}-{variant}"))
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a folder in the target folder");
+    for entry in fs::read_dir(from).expect("the recipe's folder").flatten() {
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).expect("a file of the recipe");
+        }
+    }
+}
+
+fn bake(name: &str, folder: &Path, label: &str) -> Option<PathBuf> {
+    static BAKED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+    let image = scratch().join(format!("recipe-{label}-{}.elf", std::process::id()));
+    let mut baked = BAKED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if baked.contains(&image) {
+        return Some(image);
+    }
+    let mut command = Command::new(rumprun_bake());
+    command.args(["package", "bake", "-q"]).arg(folder).arg("-o").arg(&image);
+    let output = command.output().expect("rumprun-bake starts");
+    let messages = String::from_utf8_lossy(&output.stderr);
+    if output.status.code() == Some(MISSING) {
+        skip(messages.trim());
+        return None;
+    }
+    assert!(output.status.success(), "{name}: {}\n{messages}", output.status);
+    baked.push(image.clone());
+    Some(image)
+}
+
+/// A new disk for a server, all zeros; gone when dropped.
+pub fn blank_disk(megabytes: u64) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new_in(scratch()).expect("a file in the target folder");
+    file.as_file().set_len(megabytes << 20).expect("a sparse file");
+    file
+}
+
+/// A server that runs, and the network that it is on.
+pub struct Server {
+    /// The network, which the clients are on.
+    pub network: Network,
+    /// The server.
+    pub running: Running,
+}
+
+impl Server {
+    /// Boots a server; `ports` are those that clients use. `None`, after a line that says why, without networks.
+    pub fn boot(guest: Guest, link: Link, ports: &[u16]) -> Option<Self> {
+        let network = Network::new(link)?;
+        let running = network.attach(guest.timeout(600), ports).start();
+        Some(Server { network, running })
+    }
+
+    /// Waits until an answer to `request` at `port` begins with `expected`.
+    #[track_caller]
+    pub fn wait_for_answer(&mut self, port: u16, request: &[u8], expected: &[u8]) {
+        let answer = self.network.answer(&mut self.running, port, request);
+        assert!(answer.starts_with(expected), "{}", String::from_utf8_lossy(&answer));
+    }
+
+    /// Address and port, for clients.
+    pub fn at(&self, port: u16) -> String {
+        self.network.endpoint(port).to_string()
+    }
+
+    /// The address and the port apart.
+    pub fn address(&self, port: u16) -> (String, String) {
+        let endpoint = self.network.endpoint(port);
+        (endpoint.ip().to_string(), endpoint.port().to_string())
+    }
+
+    /// A client in the network's namespace, with a limited time.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = self.network.command("timeout");
+        command.args(["--kill-after=5", PATIENCE, program]);
+        command
+    }
+
+    /// Runs a client to its end and returns what it printed; panics with everything that is known if it fails.
+    #[track_caller]
+    pub fn client<A: AsRef<OsStr>>(&self, program: &str, arguments: impl IntoIterator<Item = A>) -> String {
+        let mut command = self.command(program);
+        let output = command.args(arguments).output().expect("ip starts");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            output.status.success(),
+            "{command:?}: {}\n{text}{}\n--- console\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr),
+            self.running.console()
+        );
+        text
+    }
+
+    /// As [`Server::client`], returning the bytes.
+    #[track_caller]
+    pub fn bytes<A: AsRef<OsStr>>(&self, program: &str, arguments: impl IntoIterator<Item = A>) -> Vec<u8> {
+        let mut command = self.command(program);
+        let output = command.args(arguments).output().expect("ip starts");
+        assert!(
+            output.status.success(),
+            "{command:?}: {}\n{}\n--- console\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr),
+            self.running.console()
+        );
+        output.stdout
+    }
+
+    /// Kills QEMU as a power cut would, and waits for the launcher's end.
+    pub fn cut_power(self) {
+        self.network.kill("qemu-system");
+        let _ = self.running.wait();
+    }
+}
