@@ -168,12 +168,19 @@ impl From<FormatArgument> for toolchain::bake::Format {
 pub struct RunArguments {
     /// The image.
     pub image: PathBuf,
-    /// CPUs.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=255))]
-    pub cpus: u32,
-    /// Memory, as 512M or 2G.
-    #[arg(long, default_value = "512M", value_parser = |text: &str| toolchain::size::parse(text, 20))]
-    pub memory: u64,
+    #[command(flatten)]
+    pub options: RunOptions,
+}
+
+/// How a machine is run.
+#[derive(Debug, Args)]
+pub struct RunOptions {
+    /// CPUs; 1, or as many as the recipe says, if not given.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=255))]
+    pub cpus: Option<u32>,
+    /// Memory, as 512M or 2G; 512M, or as much as the recipe says, if not given.
+    #[arg(long, value_parser = |text: &str| toolchain::size::parse(text, 20))]
+    pub memory: Option<u64>,
     /// The accelerator; `auto` tries KVM once and remembers.
     #[arg(long, value_enum, default_value_t = AcceleratorArgument::Auto)]
     pub accel: AcceleratorArgument,

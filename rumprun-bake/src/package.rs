@@ -1,10 +1,10 @@
 //! The arguments of `package`, as typed.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use crate::arguments::FormatArgument;
+use crate::arguments::{FormatArgument, RunOptions};
 
 pub const EXAMPLES: &str = "\
 NAME is a recipe's name or the path of its folder. Recipes are looked for in the folders given with --packages, in
@@ -61,21 +61,9 @@ pub enum PackageCommand {
         json: bool,
     },
     /// Bake a recipe and boot it.
-    Run {
-        #[command(flatten)]
-        search: Search,
-        /// Where the disks are kept; ./NAME-data if not given.
-        #[arg(long, value_name = "DIR")]
-        data: Option<PathBuf>,
-        /// Leave the recipe's ports unpublished.
-        #[arg(long)]
-        no_publish: bool,
-        /// The recipe.
-        name: String,
-        /// Options of `run`, and `--` with arguments.
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "RUN OPTIONS")]
-        options: Vec<OsString>,
-    },
+    Run(PackageRun),
+    /// Bake recipes, boot them, and prove that they work.
+    Check(PackageCheck),
 }
 
 #[derive(Debug, Args)]
@@ -107,4 +95,34 @@ pub struct PackageBake {
     /// Say what was baked as JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct PackageRun {
+    /// The recipe.
+    pub name: String,
+    #[command(flatten)]
+    pub search: Search,
+    /// Where the disks are kept; ./NAME-data if not given.
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    #[command(flatten)]
+    pub options: RunOptions,
+}
+
+#[derive(Debug, Args)]
+pub struct PackageCheck {
+    /// The recipes.
+    #[arg(required_unless_present = "all")]
+    pub names: Vec<String>,
+    /// All recipes.
+    #[arg(long, conflicts_with = "names")]
+    pub all: bool,
+    #[command(flatten)]
+    pub search: Search,
+    /// Say what was found as JSON.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub options: RunOptions,
 }

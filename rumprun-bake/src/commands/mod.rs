@@ -9,7 +9,7 @@ mod run;
 use std::{ffi::OsString, io::Write, process::ExitCode};
 
 use anyhow::{Context, Result};
-use clap::{CommandFactory, FromArgMatches};
+use clap::CommandFactory;
 use toolchain::configs;
 
 use crate::{
@@ -88,12 +88,6 @@ fn print(text: &str) -> Result<()> {
 /// Prints a value as JSON.
 fn print_json(value: &impl serde::Serialize) -> Result<()> {
     print(&format!("{}\n", serde_json::to_string_pretty(value)?))
-}
-
-/// Parses a command line of our own making: of an option that is there twice, the last counts.
-fn parse_overriding(words: Vec<OsString>) -> Arguments {
-    let matches = Arguments::command().args_override_self(true).get_matches_from(words);
-    Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
 /// A word as a shell takes it.

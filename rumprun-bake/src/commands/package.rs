@@ -1,7 +1,7 @@
 //! `package`.
 
 use std::{
-    ffi::OsString,
+    io::IsTerminal,
     path::{Path, PathBuf},
     process::ExitCode,
     thread,
@@ -12,20 +12,23 @@ use serde_json::json;
 use toolchain::{
     bake::Format,
     hash::Parts,
+    launch::Options,
     output,
     recipe::{
-        self, Action, Recipe, Source,
+        self, Recipe, Source,
         all::{self, Outcome},
         bake::{self, Baked},
+        check::{self, Findings, Verdict, describe},
         debian,
-        error::{EXIT_FAILURE, Error},
-        find,
+        error::{EXIT_CHECK, EXIT_FAILURE, Error},
+        find, launch,
     },
 };
 
+use super::run;
 use crate::{
-    arguments::Command,
-    package::{PackageBake, PackageCommand, Search},
+    arguments::RunOptions,
+    package::{PackageBake, PackageCheck, PackageCommand, PackageRun, Search},
     progress::{Progress, size},
 };
 
@@ -42,9 +45,8 @@ pub fn package(command: &PackageCommand, progress: &Progress) -> Result<ExitCode
                 keys(names, search, format, *json, false)
             }
         }
-        PackageCommand::Run { name, search, data, no_publish, options } => {
-            return run(name, search, data.as_deref(), !no_publish, options, progress);
-        }
+        PackageCommand::Run(arguments) => return run(arguments, progress),
+        PackageCommand::Check(arguments) => check(arguments, progress),
     };
     match result {
         Err(error) => match error.downcast_ref::<Error>() {
@@ -189,16 +191,6 @@ fn source(source: &Source) -> String {
     }
 }
 
-fn describe(check: &recipe::Check) -> String {
-    match &check.action {
-        Action::Http { path, status, .. } => format!("GET {path} answers {status}"),
-        Action::Send { text, expect, .. } => format!("{text:?} is answered with {expect:?}"),
-        Action::Command { words, .. } => words.join(" "),
-        Action::Console { text } => format!("the console shows {text:?}"),
-        Action::Exit { status } => format!("ends with status {status}"),
-    }
-}
-
 fn all_names(search: &Search) -> Vec<String> {
     find::all(&search.folders).into_values().map(|folder| format!("{}/", folder.display())).collect()
 }
@@ -297,55 +289,106 @@ fn bake(arguments: &PackageBake, progress: &Progress) -> Result<ExitCode> {
     Ok(ExitCode::from(all::exit_status(&outcomes)))
 }
 
-/// Makes the disks of a recipe that aren't there yet.
-pub fn disks(recipe: &Recipe, folder: &Path) -> Result<Vec<PathBuf>> {
-    let make = |disk: &recipe::Disk| {
-        let path = folder.join(format!("{}.img", disk.name));
-        if !path.exists() {
-            std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-            let file = std::fs::File::create_new(&path).with_context(|| path.display().to_string())?;
-            file.set_len(disk.size).with_context(|| path.display().to_string())?;
-        }
-        Ok(path)
-    };
-    recipe.disks.iter().map(make).collect()
+/// Bakes a recipe into a folder that goes when dropped.
+fn bake_for_run(recipe: &Recipe, progress: &Progress) -> Result<(tempfile::TempDir, PathBuf)> {
+    let folder = tempfile::Builder::new().prefix("rumprun-bake-").tempdir()?;
+    let image = folder.path().join(bake::file_name(recipe, Format::Elf));
+    bake::recipe(recipe, &image, Format::Elf, progress)?;
+    Ok((folder, image))
 }
 
-fn run(
-    name: &str,
-    search: &Search,
-    data: Option<&Path>,
-    _publish: bool,
-    options: &[OsString],
-    progress: &Progress,
-) -> Result<ExitCode> {
-    let prepared = (|| {
-        let recipe = find(name, search)?;
-        let folder = tempfile::Builder::new().prefix("rumprun-bake-").tempdir()?;
-        let image = folder.path().join(bake::file_name(&recipe, Format::Elf));
-        bake::recipe(&recipe, &image, Format::Elf, progress)?;
+/// The options of a run, with what the recipe says where nothing is given.
+fn options(recipe: &Recipe, image: &Path, given: &RunOptions) -> Result<Options> {
+    let mut options = run::options(image, given)??;
+    options.cpus = given.cpus.unwrap_or(recipe.cpus);
+    options.memory = given.memory.unwrap_or(recipe.memory);
+    Ok(options)
+}
+
+fn run(arguments: &PackageRun, progress: &Progress) -> Result<ExitCode> {
+    let prepared = || -> Result<_> {
+        let recipe = find(&arguments.name, &arguments.search)?;
+        let (folder, image) = bake_for_run(&recipe, progress)?;
         progress.finish();
-        Ok((recipe, folder, image))
-    })();
-    let (recipe, _folder, image) = match prepared {
-        Ok(prepared) => prepared,
-        Err(error) => {
-            let error: anyhow::Error = error;
-            progress.finish();
-            eprintln!("error: {error:#}");
-            return Ok(ExitCode::from(super::run::NOT_STARTED));
+        let mut options = options(&recipe, &image, &arguments.options)?;
+        if !std::io::stdin().is_terminal() {
+            options.command_line.options.push(toolchain::NO_ECHO.to_vec());
         }
+        let data = PathBuf::from(format!("{}-data", recipe.name));
+        let data = arguments.data.as_ref().unwrap_or(&data);
+        let reaches = launch::prepare(&recipe, &mut options, data, launch::usual_port)?;
+        for (port, reach) in recipe.ports.iter().zip(reaches) {
+            if let Some(reach) = reach {
+                progress.note(&format!("{} is at {}:{}", port.name, reach.address, reach.port));
+            }
+        }
+        Ok((folder, options))
     };
-    let folder = data.map_or_else(|| PathBuf::from(format!("{}-data", recipe.name)), Path::to_path_buf);
-    let mut words: Vec<OsString> = vec!["rumprun-bake".into(), "run".into(), image.into()];
-    words.extend(["--cpus".into(), recipe.cpus.to_string().into()]);
-    words.extend(["--memory".into(), format!("{}K", recipe.memory >> 10).into()]);
-    for disk in disks(&recipe, &folder)? {
-        words.extend(["--disk".into(), disk.into()]);
+    match prepared() {
+        Ok((_folder, options)) => Ok(run::boot(&options, arguments.options.print_command, progress)),
+        Err(error) => {
+            progress.finish();
+            Ok(run::not_started(&format!("{error:#}")))
+        }
     }
-    words.extend_from_slice(options);
-    match super::parse_overriding(words).command {
-        Command::Run(arguments) => super::run::run(&arguments, progress),
-        _ => Ok(ExitCode::from(EXIT_FAILURE)),
+}
+
+fn check(arguments: &PackageCheck, progress: &Progress) -> Result<ExitCode> {
+    output::remove_on_signals().context("cannot catch signals")?;
+    let names = if arguments.all { all_names(&arguments.search) } else { arguments.names.clone() };
+    let mut found = Vec::new();
+    let mut statuses = Vec::new();
+    for name in &names {
+        match check_one(name, arguments, progress) {
+            Ok(findings) => {
+                statuses.push(if findings.passed() { 0 } else { EXIT_CHECK });
+                if !arguments.json {
+                    print_findings(&findings, progress);
+                }
+                found.push(serde_json::to_value(&findings)?);
+            }
+            Err(error) => {
+                let status = error.downcast_ref::<Error>().map_or(EXIT_FAILURE, Error::exit_status);
+                statuses.push(status);
+                progress.failure(&format!("{}: {error:#}", name.trim_end_matches('/')));
+                found.push(json!({ "name": name, "exit": status, "error": format!("{error:#}") }));
+            }
+        }
+    }
+    progress.finish();
+    if arguments.json {
+        super::print_json(&found)?;
+    }
+    statuses.retain(|status| *status != 0);
+    statuses.dedup();
+    Ok(ExitCode::from(match statuses.as_slice() {
+        [] => 0,
+        [status] => *status,
+        _ => EXIT_FAILURE,
+    }))
+}
+
+fn check_one(name: &str, arguments: &PackageCheck, progress: &Progress) -> Result<Findings> {
+    let recipe = find(name, &arguments.search)?;
+    let (folder, image) = bake_for_run(&recipe, progress)?;
+    let options = options(&recipe, &image, &arguments.options)?;
+    // Disks of a check are new, and go with it.
+    Ok(check::check(&recipe, options, &folder.path().join("data"), progress)?)
+}
+
+fn print_findings(findings: &Findings, progress: &Progress) {
+    for finding in &findings.checks {
+        let (name, check, seconds) = (&findings.name, &finding.check, finding.seconds);
+        match finding.verdict {
+            Verdict::Passed => progress.line(&format!("{name}: passed: {check} ({seconds:.1} s)")),
+            Verdict::Skipped => progress.line(&format!("{name}: {check}: skipped: {}", finding.detail)),
+            Verdict::Failed => progress.failure(&format!("{name}: {check}: {}", finding.detail)),
+        }
+    }
+    if findings.checks.is_empty() {
+        progress.line(&format!("{}: skipped: the recipe has no [[check]]", findings.name));
+    }
+    if !findings.console.is_empty() {
+        progress.failure(&format!("the end of its console:\n{}", findings.console));
     }
 }

@@ -1,6 +1,6 @@
 //! `run`.
 
-use std::{io::IsTerminal, process::ExitCode};
+use std::{io::IsTerminal, path::Path, process::ExitCode};
 
 use anyhow::Result;
 use toolchain::{
@@ -8,7 +8,10 @@ use toolchain::{
     launch::{self, Options, Outcome},
 };
 
-use crate::{arguments::RunArguments, progress::Progress};
+use crate::{
+    arguments::{RunArguments, RunOptions},
+    progress::Progress,
+};
 
 /// QEMU or the image could not be started.
 pub const NOT_STARTED: u8 = 125;
@@ -17,50 +20,64 @@ const PANICKED: u8 = 126;
 /// The guest ended without a status.
 const VANISHED: u8 = 127;
 
+/// CPUs if nothing is said.
+const CPUS: u32 = 1;
+/// Memory if nothing is said, bytes.
+const MEMORY: u64 = 512 << 20;
+
 pub fn run(arguments: &RunArguments, progress: &Progress) -> Result<ExitCode> {
+    let mut options = match options(&arguments.image, &arguments.options)? {
+        Ok(options) => options,
+        Err(error) => return Ok(not_started(&error)),
+    };
+    if !std::io::stdin().is_terminal() {
+        options.command_line.options.push(NO_ECHO.to_vec());
+    }
+    Ok(boot(&options, arguments.options.print_command, progress))
+}
+
+/// Says why nothing runs.
+pub fn not_started(error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("error: {error}");
+    ExitCode::from(NOT_STARTED)
+}
+
+/// Boots, and ends as the image does.
+pub fn boot(options: &Options, print: bool, progress: &Progress) -> ExitCode {
+    match start(options, print, progress) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => not_started(&error),
+    }
+}
+
+/// The options as the library takes them.
+pub fn options(image: &Path, run: &RunOptions) -> Result<Result<Options, launch::network::Error>> {
     let mut command_line = CommandLine::default();
-    for word in &arguments.environment {
+    for word in &run.environment {
         command_line.environment.push(super::variable(word)?);
     }
-    if !arguments.arguments.is_empty() {
-        let words = arguments.arguments.iter().map(|word| word.as_encoded_bytes().to_vec());
+    if !run.arguments.is_empty() {
+        let words = run.arguments.iter().map(|word| word.as_encoded_bytes().to_vec());
         command_line.arguments = Some(words.collect());
     }
-    if !std::io::stdin().is_terminal() {
-        command_line.options.push(NO_ECHO.to_vec());
-    }
-    let networks = match arguments.network.nics() {
+    let networks = match run.network.nics() {
         Ok(networks) => networks,
-        Err(error) => {
-            eprintln!("error: {error}");
-            return Ok(ExitCode::from(NOT_STARTED));
-        }
+        Err(error) => return Ok(Err(error)),
     };
-    let options = Options {
-        image: arguments.image.clone(),
-        cpus: arguments.cpus,
-        memory: arguments.memory,
-        machine: arguments.machine.map(Into::into),
-        firmware: arguments.firmware.into(),
-        accelerator: arguments.accel.into(),
-        disks: arguments.disks.clone(),
+    Ok(Ok(Options {
+        image: image.into(),
+        cpus: run.cpus.unwrap_or(CPUS),
+        memory: run.memory.unwrap_or(MEMORY),
+        machine: run.machine.map(Into::into),
+        firmware: run.firmware.into(),
+        accelerator: run.accel.into(),
+        disks: run.disks.clone(),
         networks,
-        capture: arguments.capture.clone(),
-        extra: arguments.extra.clone(),
-        trace: arguments
-            .trace
-            .clone()
-            .map(|word| launch::Trace { word, output: arguments.trace_output.clone() }),
+        capture: run.capture.clone(),
+        extra: run.extra.clone(),
+        trace: run.trace.clone().map(|word| launch::Trace { word, output: run.trace_output.clone() }),
         command_line,
-    };
-    let status = match start(&options, arguments.print_command, progress) {
-        Ok(status) => status,
-        Err(error) => {
-            eprintln!("error: {error}");
-            NOT_STARTED
-        }
-    };
-    Ok(ExitCode::from(status))
+    }))
 }
 
 fn start(options: &Options, print: bool, progress: &Progress) -> Result<u8, launch::Error> {

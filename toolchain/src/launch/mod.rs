@@ -1,6 +1,7 @@
 //! Runs an image under QEMU, so that it feels like running the program: input, output, exit status, signals.
 
 mod accelerator;
+pub mod captured;
 mod command;
 mod console;
 mod kind;

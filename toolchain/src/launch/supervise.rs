@@ -17,7 +17,7 @@ use super::{Error, Plan, command, console, host_error, qmp, trace};
 use crate::report::Report;
 
 /// How long a guest that was asked to stop may take.
-const STOP_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// A second signal this soon is an echo of the first (a terminal and a supervisor that both send one).
 const ECHO: Duration = Duration::from_millis(200);
 /// How much of QEMU's own messages is repeated when it fails.
@@ -137,7 +137,7 @@ pub fn run(plan: &Plan, report: &dyn Report) -> Result<Outcome, Error> {
 
 /// Has the kernel kill the command's process when ours ends, even by SIGKILL.
 #[allow(unsafe_code, reason = "what runs between fork and exec must be vouched for")]
-fn die_with_us(command: &mut Command) {
+pub(super) fn die_with_us(command: &mut Command) {
     // SAFETY: one system call, which is async-signal-safe; nothing is allocated or locked.
     unsafe {
         command.pre_exec(|| {
@@ -146,7 +146,7 @@ fn die_with_us(command: &mut Command) {
     }
 }
 
-fn outcome(plan: &Plan, status: ExitStatus) -> Result<Outcome, Error> {
+pub(super) fn outcome(plan: &Plan, status: ExitStatus) -> Result<Outcome, Error> {
     let text = fs::read_to_string(plan.folder.path().join(command::STATUS)).unwrap_or_default();
     let said = || text.lines().filter_map(Status::parse);
     // A kernel that panics also says how it leaves.

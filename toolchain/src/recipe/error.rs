@@ -3,7 +3,7 @@
 use std::{io, path::PathBuf};
 
 use super::find;
-use crate::{bake, configuration, kernel, output, package};
+use crate::{bake, configuration, kernel, launch, output, package};
 
 /// Why a recipe could not be baked or run.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +63,9 @@ pub enum Error {
     /// The image can't be baked.
     #[error(transparent)]
     Bake(#[from] bake::Error),
+    /// The image can't be booted.
+    #[error(transparent)]
+    Launch(#[from] launch::Error),
     /// The kernel's sources can't be read.
     #[error(transparent)]
     Kernel(#[from] kernel::Error),

@@ -5,10 +5,12 @@
 
 pub mod all;
 pub mod bake;
+pub mod check;
 pub mod debian;
 pub mod error;
 mod files;
 pub mod find;
+pub mod launch;
 mod read;
 pub mod source;
 mod table;
@@ -80,6 +82,13 @@ pub struct Recipe {
     pub cpus: u32,
     /// What proves that it works.
     pub checks: Vec<Check>,
+}
+
+impl Recipe {
+    /// Whether its programs use a network.
+    pub fn wants_network(&self) -> bool {
+        !self.ports.is_empty() || !self.configuration.networks.is_empty()
+    }
 }
 
 /// A disk that keeps its contents.
