@@ -10,7 +10,7 @@ use rumpkern::{
 use rumpvfs::{file::File, vnode::Vnode};
 use smallvec::SmallVec;
 
-use crate::{option::Value, packet::Chain, udp::UdpSocket, unix::UnixSocket};
+use crate::{netlink::NetlinkSocket, option::Value, packet::Chain, udp::UdpSocket, unix::UnixSocket};
 
 /// Address families, with Linux's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -239,6 +239,9 @@ pub fn of_file(file: &dyn File) -> Result<&dyn Socket> {
     if let Some(socket) = any.downcast_ref::<UdpSocket>() {
         return Ok(socket);
     }
+    if let Some(socket) = any.downcast_ref::<NetlinkSocket>() {
+        return Ok(socket);
+    }
     Err(Errno::ENOTSOCK)
 }
 
@@ -305,6 +308,10 @@ impl Creation {
                 _ => return Err(Errno::EPROTONOSUPPORT),
             },
             (Domain::Inet | Domain::Inet6, _) => return Err(Errno::ESOCKTNOSUPPORT),
+            (Domain::Netlink, Style::Datagram | Style::Raw) => {
+                NetlinkSocket::new(style, self.protocol, self.creator)?
+            }
+            (Domain::Netlink, _) => return Err(Errno::ESOCKTNOSUPPORT),
             _ => return Err(Errno::EAFNOSUPPORT),
         })
     }

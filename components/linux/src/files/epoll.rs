@@ -17,6 +17,7 @@ use rumpkern::{
     poll::{Events, Observer},
     wait::WaitQueue,
 };
+use rumpnet::interface;
 use rumpuser::sync::{InterruptLock, Mutex};
 use rumpvfs::file::File;
 
@@ -320,9 +321,11 @@ impl Epoll {
             (!reports.is_empty()).then_some(())
         };
         if deadline == 0 {
-            attempt();
+            if attempt().is_none() && interface::poll() {
+                attempt();
+            }
         } else {
-            match self.ready.changes.wait(deadline, attempt) {
+            match interface::wait(&self.ready.changes, deadline, attempt) {
                 Ok(()) => {}
                 Err(rumpkern::wait::WaitError::TimedOut) => {}
                 Err(error) => return Err(error.into()),
