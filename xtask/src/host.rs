@@ -133,8 +133,11 @@ pub fn install(packages: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Builds `rumprun-bake` and returns its path.
+/// The path of `rumprun-bake`: `$RUMPRUN_BAKE`, or else built.
 pub fn rumprun_bake() -> Result<PathBuf> {
+    if let Some(binary) = env::var_os("RUMPRUN_BAKE") {
+        return Ok(binary.into());
+    }
     run(&mut cargo(["build", "--release", "--package", "rumprun-bake"]))?;
     Ok(target().join("release/rumprun-bake"))
 }

@@ -29,6 +29,9 @@ enum Command {
     },
     /// Measure beside a Linux guest, in one run; writes a table, JSON and SVG to target/bench.
     Bench {
+        /// Other figures than the kernel's own.
+        #[command(subcommand)]
+        suite: Option<Suite>,
         /// Measure only the figures whose name contains this.
         filter: Option<String>,
     },
@@ -36,11 +39,26 @@ enum Command {
     Lint,
 }
 
+#[derive(Subcommand)]
+enum Suite {
+    /// Servers and their clients, over a tap in a network namespace.
+    Net {
+        /// Measure one side only.
+        #[arg(long, value_enum)]
+        side: Option<bench::Side>,
+        /// Measure only the figures whose name contains this.
+        filter: Option<String>,
+    },
+}
+
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Demo => demo::run(),
         Command::Test { filter } => test::run(filter.as_deref()),
-        Command::Bench { filter } => bench::run(filter.as_deref()),
+        Command::Bench { suite: Some(Suite::Net { side, filter }), .. } => {
+            bench::net::run(side, filter.as_deref())
+        }
+        Command::Bench { suite: None, filter } => bench::run(filter.as_deref()),
         Command::Lint => test::lint(),
     };
     match result {

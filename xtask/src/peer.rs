@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    io::{BufWriter, Write},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -41,32 +42,93 @@ pub fn kernel() -> Result<PathBuf> {
     find().with_context(|| format!("{package} has no kernel in /boot"))
 }
 
+/// The modules of the kernel that a virtio interface on PCI needs, in the order in which they are loaded.
+const NETWORK_MODULES: [&str; 8] = [
+    "virtio_ring",
+    "virtio",
+    "virtio_pci_modern_dev",
+    "virtio_pci_legacy_dev",
+    "virtio_pci",
+    "failover",
+    "net_failover",
+    "virtio_net",
+];
+
+/// Those modules' files.
+pub fn network_modules() -> Result<Vec<PathBuf>> {
+    kernel()?;
+    let modules = host::target().join("bench/linux/lib/modules");
+    let files = output(Command::new("find").arg(&modules).args(["-name", "*.ko"]))?;
+    let find = |name: &str| {
+        let file = files.lines().find(|file| file.ends_with(&format!("/{name}.ko")));
+        file.map(PathBuf::from).with_context(|| format!("no module {name} in {}", modules.display()))
+    };
+    NETWORK_MODULES.into_iter().map(find).collect()
+}
+
+/// An initramfs in the making.
+pub struct Archive {
+    file: BufWriter<File>,
+    entries: u32,
+}
+
+impl Archive {
+    /// An empty one.
+    pub fn create(path: &Path) -> Result<Self> {
+        let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
+        Ok(Archive { file: BufWriter::new(file), entries: 0 })
+    }
+
+    /// Adds a file, directory (without data) or symbolic link (its target is the data), by `st_mode`.
+    pub fn add(&mut self, name: &str, mode: u32, data: &[u8]) -> Result<()> {
+        self.entries += 1;
+        let entry = newc::Builder::new(name).ino(self.entries).mode(mode).nlink(1);
+        let mut writer = entry.write(&mut self.file, data.len() as u32);
+        writer.write_all(data)?;
+        writer.finish()?;
+        Ok(())
+    }
+
+    /// Writes the end.
+    pub fn finish(mut self) -> Result<()> {
+        newc::trailer(&mut self.file)?;
+        Ok(self.file.flush()?)
+    }
+}
+
 /// An initramfs whose init runs `program` with `arguments` and powers off.
 pub fn initramfs(init: &Path, program: &Path, arguments: &[&str]) -> Result<PathBuf> {
     let path = host::target().join("bench/initramfs");
-    let mut archive = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
-    let mut number = 0;
-    let mut add = |name: &str, mode: u32, data: &[u8]| -> Result<()> {
-        number += 1;
-        let entry = newc::Builder::new(name).ino(number).mode(mode).nlink(1);
-        let mut writer = entry.write(&mut archive, data.len() as u32);
-        std::io::Write::write_all(&mut writer, data)?;
-        writer.finish()?;
-        Ok(())
-    };
-    add("dev", 0o040_755, &[])?;
-    add("init", 0o100_755, &fs::read(init)?)?;
-    add("program", 0o100_755, &fs::read(program)?)?;
-    add("arguments", 0o100_644, arguments.join("\n").as_bytes())?;
-    newc::trailer(&mut archive)?;
+    let mut archive = Archive::create(&path)?;
+    archive.add("dev", 0o040_755, &[])?;
+    archive.add("init", 0o100_755, &fs::read(init)?)?;
+    archive.add("program", 0o100_755, &fs::read(program)?)?;
+    archive.add("arguments", 0o100_644, arguments.join("\n").as_bytes())?;
+    archive.finish()?;
     Ok(path)
 }
 
-/// QEMU with the Linux guest, with the same machine, accelerator, CPUs and memory as ours.
-pub fn command(machine: &str, accelerator: &str, cpus: usize, kernel: &Path, initramfs: &Path) -> Command {
+/// QEMU with the Linux guest, with the same machine, accelerator, CPUs and memory (MiB) as ours.
+pub fn command(
+    machine: &str,
+    accelerator: &str,
+    cpus: usize,
+    memory: u64,
+    kernel: &Path,
+    initramfs: &Path,
+) -> Command {
     let mut qemu = Command::new("qemu-system-x86_64");
     qemu.args(["-machine", machine, "-accel", accelerator, "-cpu", "max", "-smp", &cpus.to_string()])
-        .args(["-m", "256M", "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"])
+        .args([
+            "-m",
+            &format!("{memory}M"),
+            "-nodefaults",
+            "-display",
+            "none",
+            "-no-reboot",
+            "-serial",
+            "stdio",
+        ])
         .args(["-append", "console=ttyS0 quiet panic=-1 reboot=t"])
         .arg("-kernel")
         .arg(kernel)

@@ -49,7 +49,7 @@ pub fn draw(figures: &[Figure], path: &Path) -> Result<()> {
         let value = Text::new(text, (ratio * 1.05, bottom + 0.65), ("sans-serif", 13));
         chart.draw_series([bar]).map_err(plain)?;
         chart.draw_series([value]).map_err(plain)?;
-        if let Aim::AtMost(aim) = figure.aim {
+        if let Aim::AtMost(aim) | Aim::AtLeast(aim) = figure.aim {
             let mark = PathElement::new([(aim, bottom + 0.08), (aim, bottom + 0.92)], BLACK.stroke_width(2));
             chart.draw_series([mark]).map_err(plain)?;
         }

@@ -9,8 +9,10 @@ use serde::Serialize;
 pub enum Aim {
     /// Compared: ours divided by Linux's at most this. Alone: the figure at most this.
     AtMost(f64),
+    /// Compared: ours divided by Linux's at least this.
+    AtLeast(f64),
     /// Our figure at least this, whatever Linux's is.
-    AtLeastOurs(f64),
+    OursAtLeast(f64),
 }
 
 /// One line of the table.
@@ -35,7 +37,8 @@ impl Figure {
     pub fn compared(name: &str, unit: &str, ours: f64, linux: f64, aim: Aim) -> Self {
         let met = match aim {
             Aim::AtMost(ratio) => ours / linux <= ratio,
-            Aim::AtLeastOurs(least) => ours >= least,
+            Aim::AtLeast(ratio) => ours / linux >= ratio,
+            Aim::OursAtLeast(least) => ours >= least,
         };
         Figure { name: name.into(), unit: unit.into(), ours, linux: Some(linux), aim, met }
     }
@@ -44,7 +47,7 @@ impl Figure {
     pub fn alone(name: &str, unit: &str, ours: f64, aim: Aim) -> Self {
         let met = match aim {
             Aim::AtMost(most) => ours <= most,
-            Aim::AtLeastOurs(least) => ours >= least,
+            Aim::AtLeast(least) | Aim::OursAtLeast(least) => ours >= least,
         };
         Figure { name: name.into(), unit: unit.into(), ours, linux: None, aim, met }
     }
@@ -68,7 +71,8 @@ impl fmt::Display for Figure {
         match self.aim {
             Aim::AtMost(most) if self.linux.is_some() => write!(out, "  aim <= {most:.3}")?,
             Aim::AtMost(most) => write!(out, "  aim <= {most} {}", self.unit)?,
-            Aim::AtLeastOurs(least) => write!(out, "  aim >= {least} {}", self.unit)?,
+            Aim::AtLeast(least) => write!(out, "  aim >= {least:.3}")?,
+            Aim::OursAtLeast(least) => write!(out, "  aim >= {least} {}", self.unit)?,
         }
         write!(out, "  {}", if self.met { "met" } else { "missed" })
     }

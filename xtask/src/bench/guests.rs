@@ -15,9 +15,11 @@ use super::build;
 use crate::{host, peer};
 
 /// Whose guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Side {
+    /// Our kernel.
     Ours,
+    /// Linux.
     Linux,
 }
 
@@ -34,7 +36,10 @@ pub struct Boot {
 }
 
 /// Both sides boot by emulation: hardware virtualisation differs from machine to machine.
-const ACCELERATOR: &str = "tcg,thread=multi";
+pub const ACCELERATOR: &str = "tcg,thread=multi";
+
+/// The memory of both sides, in MiB.
+const MEMORY: u64 = 256;
 
 impl Guests {
     /// Builds our side and gets Linux's.
@@ -95,7 +100,7 @@ impl Guests {
     ) -> Result<Command> {
         if side == Side::Linux {
             let initramfs = peer::initramfs(&self.init, program, arguments)?;
-            return Ok(peer::command(machine, ACCELERATOR, cpus, &self.kernel, &initramfs));
+            return Ok(peer::command(machine, ACCELERATOR, cpus, MEMORY, &self.kernel, &initramfs));
         }
         let path = program.to_str().context("the program's path is not UTF-8")?;
         let image = self.bake(&[&[path, "--"], arguments].concat())?;
@@ -109,7 +114,7 @@ impl Guests {
             "--machine",
             machine,
             "--memory",
-            "256M",
+            &format!("{MEMORY}M"),
         ]);
         let line = host::output(print.args(["--cpus", &cpus.to_string()]).arg(image))?;
         let mut shell = Command::new("sh");

@@ -9,9 +9,11 @@ use crate::host;
 mod chart;
 mod figure;
 mod guests;
+pub mod net;
 
 use figure::{Aim, Figure};
-use guests::{Guests, Side};
+use guests::Guests;
+pub use guests::Side;
 
 /// Boots per figure and side; the median counts.
 const BOOTS: usize = 5;
@@ -113,7 +115,7 @@ pub fn run(filter: Option<&str>) -> Result<()> {
                 "x",
                 ours,
                 linux,
-                Aim::AtLeastOurs(aim),
+                Aim::OursAtLeast(aim),
             ));
         }
     }
@@ -127,12 +129,17 @@ pub fn run(filter: Option<&str>) -> Result<()> {
             note(Figure::alone(&format!("bake {name}"), "s", median(times), Aim::AtMost(aim)));
         }
     }
+    report(&figures, "figures", filter)
+}
+
+/// Writes the figures to `target/bench/NAME.json` and `NAME.svg`; there must be some that the filter left.
+fn report(figures: &[Figure], name: &str, filter: Option<&str>) -> Result<()> {
     if figures.is_empty() {
         bail!("no figure's name contains {:?}", filter.unwrap_or_default());
     }
     let folder = host::target().join("bench");
-    fs::write(folder.join("figures.json"), serde_json::to_string_pretty(&figures)?)?;
-    chart::draw(&figures, &folder.join("figures.svg"))?;
-    println!("\nwritten: {0}/figures.json, {0}/figures.svg", folder.display());
+    fs::write(folder.join(format!("{name}.json")), serde_json::to_string_pretty(figures)?)?;
+    chart::draw(figures, &folder.join(format!("{name}.svg")))?;
+    println!("\nwritten: {0}/{name}.json, {0}/{name}.svg", folder.display());
     Ok(())
 }
