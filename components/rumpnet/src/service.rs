@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use rumpkern::wait::WaitQueue;
 use rumpuser::{CpuSet, NEVER, ThreadSpec, rumpuser_clock_monotonic, rumpuser_thread_create};
 
-use crate::{address, configuration, interface, ip, multicast, neighbour};
+use crate::{address, configuration, interface, ip, multicast, neighbour, tcp};
 
 /// Milliseconds and seconds in nanoseconds.
 pub(crate) const MILLISECOND: u64 = 1_000_000;
@@ -29,16 +29,21 @@ pub(crate) enum Task {
     Multicast,
     /// DHCP, router solicitation, `/etc/resolv.conf`.
     Configuration,
+    /// Retransmissions and all else that TCP does in time.
+    Tcp,
 }
 
+type Run = fn(u64) -> u64;
+
 /// The tasks: each does what is due and says when it wants to run again.
-const TASKS: [(Task, fn(u64) -> u64); 6] = [
+const TASKS: [(Task, Run); 7] = [
     (Task::Neighbours, neighbour::run_timers),
     (Task::Detection, neighbour::detection::run),
     (Task::Addresses, address::expire),
     (Task::Reassembly, ip::reassembly::expire),
     (Task::Multicast, multicast::run_timers),
     (Task::Configuration, configuration::run),
+    (Task::Tcp, tcp::timers::run),
 ];
 
 static DEADLINES: [AtomicU64; TASKS.len()] = [const { AtomicU64::new(NEVER) }; TASKS.len()];

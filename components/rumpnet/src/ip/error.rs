@@ -177,6 +177,7 @@ fn tell(error: &FlowError<'_>) -> bool {
     match error.protocol {
         protocol::UDP => crate::udp::error(error),
         protocol::ICMP | protocol::ICMPV6 => true,
+        protocol::TCP => crate::tcp::error(error),
         _ => false,
     }
 }

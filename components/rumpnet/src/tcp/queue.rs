@@ -205,7 +205,7 @@ mod tests {
                 0 => {
                     let count = number / 4 % 5000;
                     let chain = Chain::copy_of(&pattern(written, count)).unwrap();
-                    if number % 8 == 0 {
+                    if number.is_multiple_of(8) {
                         queue.append(chain)
                     } else {
                         queue.append_compact(chain)

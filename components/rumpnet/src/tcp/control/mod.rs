@@ -5,6 +5,7 @@ mod acknowledge;
 mod input;
 mod open;
 mod output;
+mod report;
 mod timer;
 mod user;
 

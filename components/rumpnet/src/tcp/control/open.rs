@@ -78,6 +78,22 @@ impl Tcb {
         tcb
     }
 
+    /// Takes a later initial sequence number, before the SYN is sent: one in TIME-WAIT is replaced.
+    pub fn begin_after(&mut self, after: Sequence) {
+        if self.state == State::SynSent && self.initial.is_before(after) {
+            let sent_at = self.sent_at;
+            self.initial = after;
+            self.unacknowledged = after;
+            self.next = after + 1;
+            self.queue_start = after + 1;
+            self.short_end = after;
+            self.urgent_out = after;
+            self.recover = after;
+            self.scoreboard = super::Scoreboard::new(after);
+            self.scoreboard.sent(after, after + 1, sent_at);
+        }
+    }
+
     /// A passive connection, after the third segment of the handshake; that segment is then given to
     /// [`Tcb::input`].
     pub fn accept(settings: Settings, agreement: &Agreement, path_segment: u16, now: u64) -> Self {

@@ -165,7 +165,7 @@ impl Tcb {
             flags |= Flags::FIN;
             self.next += 1;
         }
-        if length % u32::from(self.segment) > 0 {
+        if !length.is_multiple_of(u32::from(self.segment)) {
             self.short_end = self.next;
         }
         if self.unacknowledged == start {
