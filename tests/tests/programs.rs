@@ -53,3 +53,8 @@ fn virtual_memory() {
     same_as_on_host("memory.c", Flavour::Static, &[]);
     same_as_on_host("memory.c", Flavour::Dynamic, &[]);
 }
+
+#[test]
+fn semaphores() {
+    same_as_on_host("semaphores.c", Flavour::Dynamic, &[]);
+}

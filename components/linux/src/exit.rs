@@ -150,6 +150,7 @@ fn process_ends(process: &Arc<Process>) {
         usage.minor_faults = process.faults.load(Ordering::Relaxed);
     }
     crate::timers::process_ends(process);
+    crate::ipc::semaphore::process_ends(process);
     drop(process.replace_space(None));
     crate::groups::process_ends(process);
     give_children_away(process);

@@ -20,6 +20,7 @@ pub mod files;
 pub mod futex;
 pub mod groups;
 pub mod identity;
+pub mod ipc;
 pub mod limits;
 pub mod memory;
 pub mod oom;

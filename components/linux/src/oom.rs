@@ -58,7 +58,7 @@ static KEEPS_MEMORY: [u64; 8] = set_of_calls!(
     __NR_open __NR_open_by_handle_at __NR_openat __NR_openat2 __NR_creat __NR_pipe __NR_pipe2 __NR_socket __NR_socketpair __NR_accept
     __NR_accept4 __NR_epoll_create __NR_epoll_create1 __NR_epoll_ctl __NR_eventfd __NR_eventfd2 __NR_signalfd
     __NR_signalfd4 __NR_timerfd_create __NR_memfd_create __NR_inotify_init __NR_inotify_init1
-    __NR_inotify_add_watch __NR_pidfd_open __NR_timer_create __NR_mmap __NR_mremap __NR_mprotect __NR_shmget
+    __NR_inotify_add_watch __NR_pidfd_open __NR_timer_create __NR_mmap __NR_mremap __NR_mprotect __NR_shmget __NR_semget
     __NR_shmat __NR_clone __NR_clone3 __NR_fork __NR_vfork __NR_execve __NR_execveat __NR_mkdir __NR_mkdirat
     __NR_mknod __NR_mknodat __NR_symlink __NR_symlinkat __NR_link __NR_linkat __NR_rename __NR_renameat
     __NR_renameat2 __NR_setxattr __NR_lsetxattr __NR_fsetxattr __NR_mount __NR_sendmsg __NR_sendmmsg

@@ -131,9 +131,9 @@ system_calls! {
     61 wait4 => crate::wait::wait4;
     62 kill => crate::signal::calls::kill;
     63 uname => crate::system::uname;
-    64 semget;
-    65 semop;
-    66 semctl;
+    64 semget => crate::ipc::semaphore::semget;
+    65 semop => crate::ipc::semaphore::semop;
+    66 semctl => crate::ipc::semaphore::semctl;
     67 shmdt => crate::memory::shm::shmdt;
     68 msgget;
     69 msgsnd;
@@ -287,7 +287,7 @@ system_calls! {
     217 getdents64 => crate::files::names::getdents64;
     218 set_tid_address => crate::clone::set_tid_address;
     219 restart_syscall => crate::signal::calls::restart_syscall;
-    220 semtimedop;
+    220 semtimedop => crate::ipc::semaphore::semtimedop;
     221 fadvise64 => crate::files::io::fadvise;
     222 timer_create => crate::timers::timer_create;
     223 timer_settime => crate::timers::timer_settime;

@@ -18,17 +18,21 @@ use rumpkern::{
 use rumpuser::{
     Frame, Protection,
     memory::PAGE_SIZE,
-    rumpuser_clock_realtime, rumpuser_memory_statistics,
+    rumpuser_memory_statistics,
     sync::{Mutex, SpinLock},
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::space_of;
-use crate::{credentials::Credentials, task::Task, user::UserPtr};
+use crate::{
+    ipc::{
+        IPC_CREAT, IPC_EXCL, IPC_INFO, IPC_PRIVATE, IPC_RMID, IPC_SET, IPC_STAT, Permissions, READ, WRITE,
+        seconds,
+    },
+    task::Task,
+    user::UserPtr,
+};
 
-const IPC_PRIVATE: i32 = 0;
-const IPC_CREAT: u32 = 0o1000;
-const IPC_EXCL: u32 = 0o2000;
 const SHM_HUGETLB: u32 = 0o4000;
 
 const SHM_RDONLY: u32 = 0o10_000;
@@ -36,10 +40,6 @@ const SHM_RND: u32 = 0o20_000;
 const SHM_REMAP: u32 = 0o40_000;
 const SHM_EXEC: u32 = 0o100_000;
 
-const IPC_RMID: u32 = 0;
-const IPC_SET: u32 = 1;
-const IPC_STAT: u32 = 2;
-const IPC_INFO: u32 = 3;
 const SHM_LOCK: u32 = 11;
 const SHM_UNLOCK: u32 = 12;
 const SHM_STAT: u32 = 13;
@@ -48,32 +48,10 @@ const SHM_STAT_ANY: u32 = 15;
 
 const MODE_DESTROYED: u32 = 0o1000;
 const MODE_LOCKED: u32 = 0o2000;
-const READ: u32 = 4;
-const WRITE: u32 = 2;
-
 /// Most segments (SHMMNI).
 const SEGMENTS_MAX: usize = 4096;
 /// Largest segment, and most pages in all (SHMMAX, SHMALL): as Linux's.
 const SIZE_MAX: u64 = u64::MAX - (1 << 24);
-
-/// May do as the owner does.
-const CAP_IPC_OWNER: u32 = 15;
-const CAP_SYS_ADMIN: u32 = 21;
-
-/// `struct ipc64_perm`.
-#[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, Immutable)]
-#[repr(C)]
-struct Permissions {
-    key: i32,
-    uid: u32,
-    gid: u32,
-    creator_uid: u32,
-    creator_gid: u32,
-    mode: u32,
-    sequence: u16,
-    padding: [u16; 3],
-    unused: [u64; 2],
-}
 
 /// `struct shmid64_ds`.
 #[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, Immutable)]
@@ -175,10 +153,6 @@ struct Table {
 
 static TABLE: Mutex<Table> = Mutex::new(Table { segments: BTreeMap::new(), last: -1 });
 
-fn seconds() -> i64 {
-    (rumpuser_clock_realtime() / 1_000_000_000) as i64
-}
-
 impl Table {
     /// Forgets removed segments that nobody has attached.
     fn sweep(&mut self) {
@@ -203,16 +177,7 @@ impl Table {
         if self.segments.len() >= SEGMENTS_MAX {
             return Err(Errno::ENOSPC);
         }
-        let who = task.credentials();
-        let permissions = Permissions {
-            key,
-            uid: who.euid,
-            gid: who.egid,
-            creator_uid: who.euid,
-            creator_gid: who.egid,
-            mode: flags & 0o777,
-            ..Permissions::default()
-        };
+        let permissions = Permissions::new(task.credentials(), key, flags);
         let status = Status {
             permissions,
             size: size as u64,
@@ -233,21 +198,6 @@ impl Table {
     }
 }
 
-/// EACCES unless the caller has all of `wanted` ([`READ`], [`WRITE`]).
-fn check(who: &Credentials, permissions: &Permissions, wanted: u32) -> Result<()> {
-    let mode = if who.euid == permissions.uid || who.euid == permissions.creator_uid {
-        permissions.mode >> 6
-    } else if [permissions.gid, permissions.creator_gid]
-        .into_iter()
-        .any(|gid| who.egid == gid || who.groups.contains(&gid))
-    {
-        permissions.mode >> 3
-    } else {
-        permissions.mode
-    };
-    if wanted & !mode & 7 == 0 || who.capable(CAP_IPC_OWNER) { Ok(()) } else { Err(Errno::EACCES) }
-}
-
 /// shmget(2).
 pub fn shmget(task: &Task, key: i32, size: usize, flags: u32) -> Result<usize> {
     let mut table = TABLE.lock();
@@ -263,7 +213,7 @@ pub fn shmget(task: &Task, key: i32, size: usize, flags: u32) -> Result<usize> {
             return Err(Errno::EINVAL);
         }
         let wanted = (flags >> 6 | flags >> 3 | flags) & 7;
-        check(task.credentials(), &status.permissions, wanted)?;
+        status.permissions.check(task.credentials(), wanted)?;
         return Ok(id as usize);
     }
     if key != IPC_PRIVATE && flags & IPC_CREAT == 0 {
@@ -289,7 +239,7 @@ pub fn shmat(task: &Task, id: i32, address: usize, flags: u32) -> Result<usize> 
     };
     let status = *segment.status.lock();
     let read_only = flags & SHM_RDONLY != 0;
-    check(task.credentials(), &status.permissions, if read_only { READ } else { READ | WRITE })?;
+    status.permissions.check(task.credentials(), if read_only { READ } else { READ | WRITE })?;
     let mut protection = Protection::READ;
     protection.set(Protection::WRITE, !read_only);
     protection.set(Protection::EXECUTE, flags & SHM_EXEC != 0);
@@ -374,14 +324,11 @@ pub fn shmctl(task: &Task, id: i32, command: u32, buffer: usize) -> Result<usize
     let attachments = known.attachments() as u64;
     let segment = known.get().ok_or(Errno::EINVAL)?;
     let status = *segment.status.lock();
-    let owns = who.euid == status.permissions.uid
-        || who.euid == status.permissions.creator_uid
-        || who.capable(CAP_SYS_ADMIN);
     match command {
         IPC_STAT | SHM_STAT | SHM_STAT_ANY => {
             drop(table);
             if command != SHM_STAT_ANY {
-                check(who, &status.permissions, READ)?;
+                status.permissions.check(who, READ)?;
             }
             UserPtr::new(buffer).write(&Status { attachments, ..status })?;
             Ok(if command == IPC_STAT { 0 } else { id as usize })
@@ -389,20 +336,14 @@ pub fn shmctl(task: &Task, id: i32, command: u32, buffer: usize) -> Result<usize
         IPC_SET => {
             drop(table);
             let wanted = UserPtr::<Status>::new(buffer).read()?.permissions;
-            if !owns {
-                return Err(Errno::EPERM);
-            }
+            status.permissions.require_owner(who)?;
             let mut status = segment.status.lock();
-            let permissions = &mut status.permissions;
-            (permissions.uid, permissions.gid) = (wanted.uid, wanted.gid);
-            permissions.mode = (permissions.mode & !0o777) | (wanted.mode & 0o777);
+            status.permissions.set(&wanted);
             status.changed_at = seconds();
             Ok(0)
         }
         IPC_RMID => {
-            if !owns {
-                return Err(Errno::EPERM);
-            }
+            status.permissions.require_owner(who)?;
             let mut status = segment.status.lock();
             status.permissions.mode |= MODE_DESTROYED;
             status.permissions.key = IPC_PRIVATE;
@@ -414,9 +355,7 @@ pub fn shmctl(task: &Task, id: i32, command: u32, buffer: usize) -> Result<usize
             Ok(0)
         }
         SHM_LOCK | SHM_UNLOCK => {
-            if !owns {
-                return Err(Errno::EPERM);
-            }
+            status.permissions.require_owner(who)?;
             let mode = &mut segment.status.lock().permissions.mode;
             *mode = if command == SHM_LOCK { *mode | MODE_LOCKED } else { *mode & !MODE_LOCKED };
             Ok(0)
