@@ -81,6 +81,8 @@ fn boot_stack_unused() -> usize {
 static DRIVERS: &[&dyn rumpuser::device::Driver] = &[
     #[cfg(feature = "virtio")]
     &virtio::Virtio { entropy: platform_hw::add_entropy },
+    #[cfg(feature = "e1000e")]
+    &e1000e::E1000e,
 ];
 
 /// The first thread.

@@ -1,6 +1,7 @@
 //! What a platform offers to a device driver: registers, DMA memory, interrupts (NetBSD: rumpcomp_pci_*).
 
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
+use core::sync::atomic::AtomicU64;
 
 use crate::{Frame, OutOfMemory};
 
@@ -141,6 +142,23 @@ impl DmaMemory {
     /// Never: a region has a page at least.
     pub fn is_empty(&self) -> bool {
         false
+    }
+
+    /// The memory as words, of which reading what a device writes is always defined.
+    pub fn words(&self) -> &[AtomicU64] {
+        let address = crate::rumpuser_frame_address(self.frame) as *const AtomicU64;
+        // SAFETY: the frames are mapped, contiguous and page-aligned, stay allocated as long as `self`, and are
+        // plain bytes that everybody else changes by volatile or atomic accesses, or copies of theirs.
+        unsafe { core::slice::from_raw_parts(address, self.len() / size_of::<AtomicU64>()) }
+    }
+
+    /// Copies `bytes` to `offset`, where the device doesn't look at the moment. Panics if the range is not inside.
+    #[inline]
+    pub fn write(&self, offset: usize, bytes: &[u8]) {
+        assert!(offset <= self.len() && bytes.len() <= self.len() - offset, "DMA memory has an end");
+        let address = crate::rumpuser_frame_address(self.frame);
+        // SAFETY: the range is inside the memory; see `words`.
+        unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), address.add(offset), bytes.len()) }
     }
 
     /// The memory as a register window: every access is volatile and checked.
