@@ -88,6 +88,8 @@ pub struct Cpu {
     pub shootdown: shootdown::Slot,
     /// The scheduler's part.
     pub scheduler: schedule::CpuScheduler,
+    /// Interrupts by vector; written by the CPU alone.
+    pub interrupts: [AtomicU64; 256],
     gdt: UnsafeCell<[u64; DESCRIPTORS]>,
     task: UnsafeCell<TaskState>,
 }
@@ -131,6 +133,7 @@ impl Cpu {
             heap_cache: HeapCache::new(),
             shootdown: shootdown::Slot::new(),
             scheduler: schedule::CpuScheduler::new(),
+            interrupts: [const { AtomicU64::new(0) }; 256],
             gdt: UnsafeCell::new([
                 0,
                 0,

@@ -4,8 +4,8 @@ use alloc::{string::String, sync::Arc};
 use core::{arch::asm, sync::atomic::Ordering};
 
 use rumpuser::{
-    CpuSet, Frame, Halt, MemoryStatistics, OutOfMemory, Pmap, Thread, ThreadSpec, Trap, UserContext,
-    user::Fault,
+    CpuSet, CpuStatistics, Frame, Halt, MemoryStatistics, OutOfMemory, Pmap, Thread, ThreadSpec, Trap,
+    UserContext, user::Fault,
 };
 
 use crate::{
@@ -112,6 +112,10 @@ impl rumpuser::Hypercalls for Kernel {
 
     fn rumpuser_cpu_times(cpu: usize) -> (u64, u64, u64) {
         schedule::cpu_times(cpu)
+    }
+
+    fn rumpuser_cpu_statistics(cpu: usize) -> CpuStatistics {
+        schedule::cpu_statistics(cpu)
     }
 
     fn rumpuser_cpu_info() -> (String, u64) {

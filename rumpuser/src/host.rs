@@ -262,6 +262,10 @@ impl Hypercalls for Host {
         (0, 0, 0)
     }
 
+    fn rumpuser_cpu_statistics(_cpu: usize) -> crate::CpuStatistics {
+        crate::CpuStatistics { switches: 3, runnable: 1, timer_interrupts: 2, ..Default::default() }
+    }
+
     fn rumpuser_cpu_info() -> (String, u64) {
         (String::from("host"), 1_000_000)
     }

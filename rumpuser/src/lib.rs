@@ -10,7 +10,7 @@
 
 extern crate alloc;
 
-use alloc::{boxed::Box, string::String, sync::Arc};
+use alloc::{boxed::Box, string::String, sync::Arc, vec::Vec};
 
 pub mod device;
 #[cfg(feature = "host")]
@@ -66,6 +66,21 @@ pub trait ThreadOperations: Send + Sync {
     fn cpu(&self) -> usize;
 }
 
+/// What a CPU did since boot.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CpuStatistics {
+    /// Switches from one thread to another.
+    pub switches: u64,
+    /// Threads that run or could run on it now.
+    pub runnable: usize,
+    /// Interrupts of its timer.
+    pub timer_interrupts: u64,
+    /// Interrupts by which other CPUs told it of work, or asked it to flush its TLB.
+    pub wake_interrupts: u64,
+    /// Interrupts of devices: (vector, count) of those that came.
+    pub device_interrupts: Vec<(u8, u64)>,
+}
+
 /// How an image ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Halt {
@@ -118,6 +133,8 @@ macro_rules! with_hypercalls {
         fn rumpuser_cpu_count() -> usize;
         /// Time the CPU spent (in user mode, in the kernel, idle).
         fn rumpuser_cpu_times(cpu: usize) -> (u64, u64, u64);
+        /// What the CPU did.
+        fn rumpuser_cpu_statistics(cpu: usize) -> $crate::CpuStatistics;
         /// The CPU's name and frequency in kHz, for /proc/cpuinfo.
         fn rumpuser_cpu_info() -> (alloc::string::String, u64);
 

@@ -1,12 +1,15 @@
-//! Who used how much CPU time. Time in all is exact; the split between user mode and kernel is sampled, so that a
+//! Who used how much CPU time, and what else each CPU counts. Time in all is exact; the split between user mode and kernel is sampled, so that a
 //! system call needs no clock.
 
 use core::sync::atomic::Ordering;
+
+use rumpuser::CpuStatistics;
 
 use super::{IDLE, queue::WEIGHT, thread::Thread};
 use crate::{
     clock,
     cpu::{self, Cpu},
+    platform::{DEVICE_VECTORS, TIMER_VECTOR, WAKE_VECTOR},
 };
 
 /// One trap in so many is timed.
@@ -79,5 +82,22 @@ pub fn cpu_times(cpu: usize) -> (u64, u64, u64) {
         (busy - kernel, kernel, idle + open)
     } else {
         (busy - kernel + open, kernel, idle)
+    }
+}
+
+/// What a CPU did.
+pub fn cpu_statistics(cpu: usize) -> CpuStatistics {
+    let Some(cpu) = cpu::get(cpu) else { return CpuStatistics::default() };
+    let running = usize::from(IDLE.load(Ordering::Relaxed) & 1 << cpu.number == 0);
+    let interrupts = |vector: u8| cpu.interrupts[usize::from(vector)].load(Ordering::Relaxed);
+    CpuStatistics {
+        switches: cpu.scheduler.switches.load(Ordering::Relaxed),
+        runnable: cpu.scheduler.length.load(Ordering::Relaxed) + running,
+        timer_interrupts: interrupts(TIMER_VECTOR),
+        wake_interrupts: interrupts(WAKE_VECTOR),
+        device_interrupts: DEVICE_VECTORS
+            .map(|vector| (vector, interrupts(vector)))
+            .filter(|(_, count)| *count > 0)
+            .collect(),
     }
 }

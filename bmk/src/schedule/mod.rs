@@ -20,7 +20,7 @@ use core::{
 use rumpuser::{NEVER, OutOfMemory, ThreadSpec};
 
 use account::account;
-pub use account::{account_entry, account_trap, cpu_times, runtime_of};
+pub use account::{account_entry, account_trap, cpu_statistics, cpu_times, runtime_of};
 use wake::kick;
 pub use wake::{affinity_changed, enqueue, kick_if_running, wake};
 
@@ -72,6 +72,8 @@ pub struct CpuScheduler {
     busy: AtomicU64,
     kernel: AtomicU64,
     idled: AtomicU64,
+    /// Switches between threads; written by the CPU alone.
+    switches: AtomicU64,
     /// How long to poll before the CPU halts.
     patience: Cell<u64>,
 }
@@ -93,6 +95,7 @@ impl CpuScheduler {
             busy: AtomicU64::new(0),
             kernel: AtomicU64::new(0),
             idled: AtomicU64::new(0),
+            switches: AtomicU64::new(0),
             patience: Cell::new(0),
         }
     }

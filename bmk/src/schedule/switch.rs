@@ -79,6 +79,8 @@ pub unsafe fn load_space(cpu: &Cpu, space: *const AddressSpace) {
 
 /// Switches from `previous` to `next`. Interrupts are disabled, no lock is held.
 pub fn switch(cpu: &Cpu, previous: &Thread, next: &Thread) {
+    let switches = &cpu.scheduler.switches;
+    switches.store(switches.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     extended::save_at_switch(cpu, previous);
     if !next.space.get().is_null() {
         // SAFETY: the thread holds the reference behind its pointer.

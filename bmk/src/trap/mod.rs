@@ -112,6 +112,8 @@ pub fn allocate_vector(handler: InterruptHandler) -> Option<u8> {
 
 /// Handles an interrupt, with interrupts disabled, on the interrupted thread's stack.
 pub fn interrupt(vector: u8) {
+    let count = &cpu::current().interrupts[usize::from(vector)];
+    count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     match vector {
         TIMER_VECTOR => {
             platform().end_of_interrupt();

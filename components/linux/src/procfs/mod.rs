@@ -1,5 +1,6 @@
 //! /proc: processes, and what the system says about itself, as far as real programs read them.
 
+mod activity;
 mod cpuinfo;
 mod descriptors;
 mod maps;
@@ -49,6 +50,7 @@ fn fixed() -> Fixed {
         .with("cpuinfo", Entry::text(cpuinfo::text))
         .with("sys", settings::directory());
     system::add(&mut fixed);
+    activity::add(&mut fixed);
     fixed
 }
 

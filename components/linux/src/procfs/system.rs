@@ -5,14 +5,13 @@ use core::fmt::Write;
 
 use rumpkern::Result;
 use rumpuser::{
-    Halt, memory::PAGE_SIZE, rumpuser_clock_monotonic, rumpuser_clock_realtime, rumpuser_cpu_count,
-    rumpuser_cpu_times, rumpuser_halt, rumpuser_memory_statistics, sync::Mutex,
+    Halt, memory::PAGE_SIZE, rumpuser_clock_monotonic, rumpuser_halt, rumpuser_memory_statistics, sync::Mutex,
 };
 use rumpvfs::generated::{Entry, Fixed};
 
 use crate::{registry, uts};
 
-use super::status::TICK;
+use super::activity;
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -28,13 +27,11 @@ pub(super) fn add(fixed: &mut Fixed) {
     let mut text = |name: &str, make: fn() -> Vec<u8>| fixed.add(name, Entry::text(make));
     text("buddyinfo", Vec::new);
     text("cmdline", || [&COMMAND_LINE.lock()[..], b"\n"].concat());
-    text("interrupts", interrupts);
     text("loadavg", loadavg);
     text("locks", locks);
     text("meminfo", meminfo);
     text("modules", Vec::new);
     text("partitions", partitions);
-    text("stat", stat);
     text("swaps", || b"Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n".to_vec());
     text("uptime", uptime);
     text("version", version);
@@ -76,16 +73,9 @@ fn version() -> Vec<u8> {
     format!("{} version {} (rumprun-bake) {}\n", uts::SYSTEM, uts::RELEASE, uts::VERSION).into_bytes()
 }
 
-/// (user, kernel, idle) of all CPUs together.
-fn all_times() -> (u64, u64, u64) {
-    (0..rumpuser_cpu_count())
-        .map(rumpuser_cpu_times)
-        .fold((0, 0, 0), |sum, times| (sum.0 + times.0, sum.1 + times.1, sum.2 + times.2))
-}
-
 fn uptime() -> Vec<u8> {
     let now = rumpuser_clock_monotonic();
-    let (_, _, idle) = all_times();
+    let (_, _, idle) = activity::all_times();
     let hundredths = |time: u64| time % SECOND / (SECOND / 100);
     format!("{}.{:02} {}.{:02}\n", now / SECOND, hundredths(now), idle / SECOND, hundredths(idle))
         .into_bytes()
@@ -93,26 +83,8 @@ fn uptime() -> Vec<u8> {
 
 fn loadavg() -> Vec<u8> {
     let last = registry::processes().last().map_or(0, |process| process.pid());
-    format!("0.00 0.00 0.00 1/{} {last}\n", registry::task_count()).into_bytes()
-}
-
-fn stat() -> Vec<u8> {
-    let mut text = String::new();
-    let mut line = |name: &str, (user, kernel, idle): (u64, u64, u64)| {
-        let _ = writeln!(text, "{name} {} 0 {} {} 0 0 0 0 0 0", user / TICK, kernel / TICK, idle / TICK);
-    };
-    line("cpu ", all_times());
-    for cpu in 0..rumpuser_cpu_count() {
-        line(&format!("cpu{cpu}"), rumpuser_cpu_times(cpu));
-    }
-    let booted = rumpuser_clock_realtime().saturating_sub(rumpuser_clock_monotonic()) / SECOND;
-    let processes = registry::processes().last().map_or(0, |process| process.pid());
-    let _ = write!(
-        text,
-        "intr 0\nctxt 0\nbtime {booted}\nprocesses {processes}\nprocs_running 1\nprocs_blocked 0\n\
-         softirq 0 0 0 0 0 0 0 0 0 0 0\n"
-    );
-    text.into_bytes()
+    let running = activity::runnable();
+    format!("0.00 0.00 0.00 {running}/{} {last}\n", registry::task_count()).into_bytes()
 }
 
 fn meminfo() -> Vec<u8> {
@@ -177,15 +149,6 @@ fn vmstat() -> Vec<u8> {
         memory.free / page,
     )
     .into_bytes()
-}
-
-fn interrupts() -> Vec<u8> {
-    let mut text = String::from("     ");
-    for cpu in 0..rumpuser_cpu_count() {
-        let _ = write!(text, "      CPU{cpu:<2}");
-    }
-    text.push('\n');
-    text.into_bytes()
 }
 
 fn locks() -> Vec<u8> {

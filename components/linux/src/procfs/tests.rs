@@ -131,6 +131,21 @@ fn everything_can_be_read() {
 }
 
 #[test]
+fn the_activity_of_cpus_is_shown() {
+    let root = mounted(super::new());
+    let stat = read(&root, "/stat").expect("stat");
+    assert!(stat.contains("\nctxt 3\n") && stat.contains("\nintr 2\n"), "{stat}");
+    assert!(stat.contains("\nprocs_running 1\n"), "{stat}");
+    let interrupts = read(&root, "/interrupts").expect("interrupts");
+    assert!(interrupts.contains(" LOC:          2   Local timer interrupts\n"), "{interrupts}");
+    assert_eq!(read(&root, "/schedstat").expect("schedstat").lines().count(), 3);
+    crate::statistics::count(1, &Err(Errno::EPIPE));
+    let calls = read(&root, "/rumprun/syscalls").expect("calls");
+    let write = calls.lines().find(|line| line.starts_with("write ")).expect("write was made");
+    assert_eq!(write.split_whitespace().collect::<Vec<_>>(), ["write", "1", "1"]);
+}
+
+#[test]
 fn a_process_tells_about_itself() {
     let root = mounted(super::new());
     let (_process, task) = process(78, &root);
