@@ -83,6 +83,11 @@ pub fn search_ends() {
     CHANGED.wake_all();
 }
 
+/// Waits until every disk there is has registered.
+pub fn wait_for_search() {
+    CHANGED.wait_uninterruptible(|| (!SEARCHING.load(Ordering::SeqCst)).then_some(()));
+}
+
 /// The disk of that name. Waits while it may still be found.
 pub fn find(name: &str) -> Option<Arc<dyn BlockDevice>> {
     CHANGED.wait_uninterruptible(|| {
@@ -95,7 +100,7 @@ pub fn find(name: &str) -> Option<Arc<dyn BlockDevice>> {
 
 /// Every disk with its name, in the order of their registration. Waits until all have been found.
 pub fn all() -> Vec<(String, Arc<dyn BlockDevice>)> {
-    CHANGED.wait_uninterruptible(|| (!SEARCHING.load(Ordering::SeqCst)).then_some(()));
+    wait_for_search();
     DEVICES.lock().clone()
 }
 

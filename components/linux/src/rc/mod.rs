@@ -3,6 +3,7 @@
 //! The thread that comes here is process 1 in name: orphans are its children, and it reaps them.
 
 mod mounts;
+mod network;
 mod programs;
 mod report;
 
@@ -76,6 +77,7 @@ fn prepare(
     }
     crate::trace::start(&words);
     rumpnet::configuration::start();
+    network::baked(&configuration);
     words.apply(&mut configuration);
     let image = RootFs::parse(payload.rootfs()).map_err(|error| {
         console::message(format_args!("the image's root file system is damaged: {error}"))
@@ -93,6 +95,7 @@ fn prepare(
         console::message(format_args!("the host name {} is too long", configuration.hostname));
     }
     crate::procfs::set_command_line(command_line.as_bytes());
+    network::start(&configuration);
     Ok((configuration, root, init))
 }
 

@@ -28,7 +28,7 @@ use rumpuser::sync::{Mutex, SpinLock};
 
 use crate::{
     address::Addresses,
-    configuration::Routers,
+    configuration::Learnt,
     device::{HardwareAddress, NetworkDevice, Offloads, TransmitError},
     multicast::Groups,
     neighbour,
@@ -169,8 +169,8 @@ pub struct Interface {
     pub neighbours: neighbour::Table,
     /// The groups that it takes packets of.
     pub groups: Groups,
-    /// What routers on its link say.
-    pub routers: Routers,
+    /// What its link says about itself.
+    pub learnt: Learnt,
 }
 
 impl Interface {
@@ -196,7 +196,7 @@ impl Interface {
             addresses: Addresses::default(),
             neighbours: neighbour::Table::default(),
             groups: Groups::default(),
-            routers: Routers::default(),
+            learnt: Learnt::default(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! From IP to the transport protocols.
 
 use super::{Incoming, counters, protocol};
-use crate::{icmp, packet::Chain, tcp, udp};
+use crate::{configuration, icmp, packet::Chain, tcp, udp};
 
 /// Hands a packet to its protocol; `data` begins with the transport header.
 pub(crate) fn deliver(incoming: &Incoming<'_>, data: Chain) {
@@ -13,6 +13,9 @@ pub(crate) fn deliver_or_complain(incoming: &Incoming<'_>, mut data: Chain, next
     counters::ip::IN_DELIVERS.increment();
     match (incoming.protocol, incoming.source.is_ipv4()) {
         (protocol::TCP, _) => tcp::input(incoming, data),
+        (protocol::UDP, true) if configuration::dhcp::is_for_client(incoming.interface, &data) => {
+            configuration::dhcp::input(incoming, &data);
+        }
         (protocol::UDP, _) => udp::input(incoming, data),
         (protocol::ICMP, true) => {
             data.pull_up(data.len().min(icmp::HEADER));

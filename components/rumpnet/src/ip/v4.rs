@@ -5,7 +5,7 @@ use core::net::{IpAddr, Ipv4Addr};
 
 use super::{Incoming, counters, deliver, output::HEADER4, reassembly};
 use crate::{
-    address, checksum,
+    address, checksum, configuration,
     interface::Interface,
     link::Frame,
     multicast,
@@ -75,10 +75,11 @@ pub(crate) fn input(interface: &Arc<Interface>, queue: usize, frame: &Frame, mut
         counters::ip::IN_HEADER_ERRORS.increment();
         return;
     }
-    let Some(group) = accepts(interface, &header) else {
+    let accepted = accepts(interface, &header);
+    if accepted.is_none() && !configuration::dhcp::wants(interface, &header) {
         counters::ip::IN_ADDRESS_ERRORS.increment();
         return;
-    };
+    }
     data.truncate(header.total);
     data.advance(header.length);
     let mut incoming = Incoming {
@@ -89,11 +90,17 @@ pub(crate) fn input(interface: &Arc<Interface>, queue: usize, frame: &Frame, mut
         hop_limit: header.hop_limit,
         traffic_class: header.traffic_class,
         protocol: header.protocol,
-        multicast_or_broadcast: group || frame.group,
+        multicast_or_broadcast: accepted == Some(true) || frame.group,
         checksum: if frame.verified { Checksum::Verified } else { Checksum::Unknown },
         segment_size: frame.segment_size,
         header: bytes,
     };
+    if accepted.is_none() {
+        if configuration::dhcp::is_for_client(interface, &data) {
+            configuration::dhcp::input(&incoming, &data);
+        }
+        return;
+    }
     if header.more_fragments || header.fragment_offset > 0 {
         let fragment = reassembly::Piece {
             identification: header.identification.into(),

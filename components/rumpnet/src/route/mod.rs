@@ -13,7 +13,9 @@ use once_cell::race::OnceBox;
 use rumpkern::{Errno, Result};
 
 pub use self::table::{Entry, Kind, Protocol, add, list, remove};
-pub(crate) use self::table::{add_connected, expire, interface_down, remove_connected, remove_router};
+pub(crate) use self::table::{
+    add_connected, expire, interface_down, remove_connected, remove_of, remove_router,
+};
 use crate::{
     address,
     interface::{self, Interface},
@@ -165,7 +167,7 @@ pub fn lookup(query: &Query) -> Result<Route> {
 fn mtu(interface: &Interface, limit: Option<usize>, destination: IpAddr) -> usize {
     let mut mtu = interface.mtu().min(limit.unwrap_or(usize::MAX));
     if destination.is_ipv6() {
-        mtu = mtu.min(interface.routers.mtu());
+        mtu = mtu.min(interface.learnt.mtu6());
     }
     path::mtu(destination).map_or(mtu, |path| mtu.min(path))
 }

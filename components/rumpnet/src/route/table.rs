@@ -283,6 +283,11 @@ pub(crate) fn remove_router(interface: &Interface, gateway: IpAddr) {
     });
 }
 
+/// Removes the routes through an interface that somebody made.
+pub(crate) fn remove_of(index: u32, protocol: Protocol) {
+    remove_where(|entry| entry.interface == index && entry.protocol == protocol);
+}
+
 /// Removes all routes through an interface.
 pub(crate) fn interface_down(index: u32) {
     remove_where(|entry| entry.interface == index);
