@@ -67,12 +67,11 @@ fn find(name: &str, search: &Search) -> Result<Recipe> {
 }
 
 fn list(search: &Search, json: bool) -> Result<ExitCode> {
-    let recipes = find::all(&search.folders);
     let mut status = ExitCode::SUCCESS;
-    let mut rows = Vec::new();
-    for (name, folder) in recipes {
+    let mut recipes = Vec::new();
+    for folder in find::all(&search.folders).into_values() {
         match find::find_in(&folder) {
-            Ok(recipe) => rows.push((name, recipe.summary, recipe.source.kind(), folder)),
+            Ok(recipe) => recipes.push(recipe),
             Err(error) => {
                 eprintln!("error: {error}");
                 status = ExitCode::from(Error::from(error).exit_status());
@@ -80,20 +79,23 @@ fn list(search: &Search, json: bool) -> Result<ExitCode> {
         }
     }
     if json {
-        let rows: Vec<_> = rows
-            .iter()
-            .map(|(name, summary, source, folder)| {
-                json!({ "name": name, "summary": summary, "source": source, "folder": folder })
+        let row = |recipe: &Recipe| {
+            let named = debian::wanted(recipe).into_iter().map(|name| &name.value);
+            json!({
+                "name": recipe.name,
+                "summary": recipe.summary,
+                "source": recipe.source.kind(),
+                "folder": recipe.folder,
+                "packages": named.chain(debian::needed_to_build(recipe)).collect::<Vec<_>>(),
             })
-            .collect();
-        super::print_json(&rows)?;
-    } else if rows.is_empty() {
+        };
+        super::print_json(&recipes.iter().map(row).collect::<Vec<_>>())?;
+    } else if recipes.is_empty() {
         super::print("no recipes; --packages DIR names a folder with some\n")?;
     } else {
-        let line = |(name, summary, source, _): &(String, String, &str, PathBuf)| {
-            format!("{name:<14} {source:<8} {summary}\n")
-        };
-        super::print(&rows.iter().map(line).collect::<String>())?;
+        let line =
+            |recipe: &Recipe| format!("{:<14} {:<8} {}\n", recipe.name, recipe.source.kind(), recipe.summary);
+        super::print(&recipes.iter().map(line).collect::<String>())?;
     }
     Ok(status)
 }

@@ -11,11 +11,13 @@ use std::{
 };
 
 use super::{
-    Error, Outcome, Plan, command, host_error, qmp,
+    Error, Outcome, Plan, command, console, host_error, qmp,
     supervise::{STOP_LIMIT, die_with_us, outcome},
 };
 
 const POLL: Duration = Duration::from_millis(10);
+/// How long a guest may take to start.
+const START_LIMIT: Duration = Duration::from_secs(30);
 /// How much of the console is kept.
 const CONSOLE_LIMIT: usize = 16 << 20;
 
@@ -96,6 +98,16 @@ impl Machine {
 
     /// Asks it to stop as the power button does; kills it if it doesn't.
     pub fn stop(&mut self) -> Result<Outcome, Error> {
+        // A guest that is just starting would not hear of it.
+        let start = Instant::now();
+        while !console::is_ready(&self.plan.folder.path().join(command::STATUS))
+            && start.elapsed() < START_LIMIT
+        {
+            if let Some(outcome) = self.ended()? {
+                return Ok(outcome);
+            }
+            thread::sleep(POLL);
+        }
         if let Some(outcome) = self.ended()? {
             return Ok(outcome);
         }

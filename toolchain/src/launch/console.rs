@@ -31,13 +31,18 @@ impl Drop for Terminal {
     }
 }
 
+/// Whether the guest has said anything in its `status` file: first of all it says that it reads its console.
+pub fn is_ready(status: &Path) -> bool {
+    let text = std::fs::read_to_string(status).unwrap_or_default();
+    text.lines().any(|line| Status::parse(line).is_some())
+}
+
 /// Waits until the guest says that it reads its console. Input that comes earlier is lost in the UART's start, or
 /// taken for answers to the firmware.
 fn wait_until_ready(status: &Path) {
     let start = Instant::now();
     while start.elapsed() < READY_LIMIT {
-        let text = std::fs::read_to_string(status).unwrap_or_default();
-        if text.lines().any(|line| Status::parse(line).is_some()) {
+        if is_ready(status) {
             return;
         }
         thread::sleep(READY_POLL);

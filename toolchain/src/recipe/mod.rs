@@ -14,6 +14,8 @@ pub mod launch;
 mod read;
 pub mod source;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::{fmt, path::PathBuf};
 
