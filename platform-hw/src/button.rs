@@ -3,6 +3,8 @@
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use rumpuser::device::InterruptHandler;
+
 use crate::{interrupts, io_apic::Signal, machine, port, register::Register};
 
 const BUTTON: u16 = 1 << 8;
@@ -32,7 +34,7 @@ pub fn start() {
 /// The power button as a fixed event of the PM1 registers.
 fn start_fixed_button(machine: &'static machine::Machine) {
     let power = &machine.power;
-    let (Some(irq), Some((status, enable))) = (power.interrupt, power.events[0]) else { return };
+    let Some((status, enable)) = power.events[0] else { return };
     if let (Some((control, _)), Some((port, value))) = (power.control[0], power.enable)
         && control.read16() & ACPI_MODE == 0
     {
@@ -52,15 +54,21 @@ fn start_fixed_button(machine: &'static machine::Machine) {
             bmk::console::request_stop();
         }
     };
-    // The tables' interrupt is level-triggered and active low unless an override says otherwise.
-    let overridden = machine.overrides.iter().any(|entry| entry.0 == irq);
-    let established = if overridden {
-        interrupts::establish_isa(irq, Box::new(handler))
-    } else {
-        interrupts::establish(irq.into(), Signal::PCI, Box::new(handler))
-    };
-    if established {
+    if establish(Box::new(handler)) {
         status.write16(u16::MAX);
         enable.write16(BUTTON);
+    }
+}
+
+/// Connects a handler to the interrupt of ACPI events. Returns whether it worked.
+pub fn establish(handler: InterruptHandler) -> bool {
+    let Some(machine) = machine::get() else { return false };
+    let Some(irq) = machine.power.interrupt else { return false };
+    // The tables' interrupt is level-triggered and active low unless an override says otherwise.
+    let overridden = machine.overrides.iter().any(|entry| entry.0 == irq);
+    if overridden {
+        interrupts::establish_isa(irq, handler)
+    } else {
+        interrupts::establish(irq.into(), Signal::PCI, handler)
     }
 }

@@ -16,14 +16,20 @@ const NAME: usize = 8;
 /// More files than any QEMU has.
 const MOST_FILES: u32 = 1024;
 
-/// The text of the launcher's file; `None` without the device or the file.
-pub fn command_line() -> Option<String> {
+/// Whether the device is there.
+pub fn present() -> bool {
     let mut word = [0; 4];
     port::write16(SELECTOR, SIGNATURE);
     port::read_bytes(DATA, &mut word);
-    if word != *b"QEMU" {
+    word == *b"QEMU"
+}
+
+/// The text of the launcher's file; `None` without the device or the file.
+pub fn command_line() -> Option<String> {
+    if !present() {
         return None;
     }
+    let mut word = [0; 4];
     port::write16(SELECTOR, DIRECTORY);
     port::read_bytes(DATA, &mut word);
     for _ in 0..u32::from_be_bytes(word).min(MOST_FILES) {

@@ -49,6 +49,8 @@ pub struct Power {
     pub reset: Option<(Register, u8)>,
     /// The PM1 status registers and, behind them, the PM1 enable registers: (status, enable).
     pub events: [Option<(Register, Register)>; 2],
+    /// The general-purpose event registers: (status, enable).
+    pub general_events: Option<(Register, Register)>,
     /// The ISA interrupt of those events.
     pub interrupt: Option<u8>,
     /// The port and the value that turn ACPI mode on.

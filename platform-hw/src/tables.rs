@@ -209,6 +209,11 @@ fn read_fixed(tables: &AcpiTables<Memory>, machine: &mut Machine) {
             let half = u16::from(fixed.pm1_event_length / 2);
             power.events[index] = register.map(|register| (register, register.offset(half)));
         }
+        let general = fixed.gpe0_block().ok().flatten().and_then(Register::new);
+        let half = u16::from(fixed.gpe0_block_length / 2);
+        // Accessed two bytes at a time.
+        power.general_events =
+            general.filter(|_| half >= 2).map(|register| (register, register.offset(half)));
         power.interrupt = u8::try_from(fixed.sci_interrupt).ok();
         let command = u16::try_from(fixed.smi_cmd_port).unwrap_or(0);
         power.enable = (command != 0 && fixed.acpi_enable != 0).then_some((command, fixed.acpi_enable));

@@ -89,6 +89,9 @@ pub trait PciDevice: Send + Sync {
     fn map_bar(&self, bar: u8) -> Option<Registers>;
     /// Turns on memory decoding and bus mastering.
     fn enable(&self);
+    /// Sets what is called, in thread context, before the device is taken out; afterwards its driver must not touch
+    /// it. Only devices whose drivers can let go are taken out; others may still vanish.
+    fn set_removal_handler(&self, _handler: Box<dyn Fn() + Send + Sync>) {}
     /// Turns on MSI-X with one vector per handler, vector `i` calling handler `i` on CPU `i % count`. Falls
     /// back to MSI or the interrupt pin where there is one handler. Returns whether it worked.
     fn establish_interrupts(&self, handlers: Vec<InterruptHandler>) -> bool;

@@ -1,6 +1,6 @@
 //! One PCI function, as a driver sees it.
 
-use alloc::{sync::Arc, vec::Vec};
+use alloc::{boxed::Box, sync::Arc, vec::Vec};
 
 use rumpuser::{
     device::{InterruptHandler, PciDevice, Registers},
@@ -10,7 +10,7 @@ use rumpuser::{
 use super::{
     bars::{self, Bars},
     config::{FunctionAccess, Location},
-    interrupts,
+    hotplug, interrupts,
 };
 
 /// Registers of every function.
@@ -159,6 +159,10 @@ impl PciDevice for Function {
 
     fn enable(&self) {
         self.change_command(COMMAND_MEMORY | COMMAND_BUS_MASTER, 0);
+    }
+
+    fn set_removal_handler(&self, handler: Box<dyn Fn() + Send + Sync>) {
+        hotplug::register(self.location.bus, self.location.device, handler);
     }
 
     fn establish_interrupts(&self, handlers: Vec<InterruptHandler>) -> bool {

@@ -3,6 +3,7 @@
 mod bars;
 mod config;
 mod function;
+mod hotplug;
 mod interrupts;
 
 use alloc::{sync::Arc, vec::Vec};

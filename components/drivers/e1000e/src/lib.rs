@@ -61,8 +61,16 @@ impl Driver for E1000e {
         if vendor != VENDOR || !DEVICES.contains(&identifier) {
             return false;
         }
-        let attached = Adapter::open(device).and_then(|adapter| interface::attach(adapter));
-        if attached.is_none() {
+        let adapter = Adapter::open(device);
+        if let Some(adapter) = &adapter
+            && interface::attach(adapter.clone()).is_some()
+        {
+            let adapter = adapter.clone();
+            device.set_removal_handler(Box::new(move || {
+                adapter.upcall(|upcalls| upcalls.gone());
+                adapter.stop();
+            }));
+        } else {
             rumpuser_console_write(b"e1000e: a network device does not work\n");
         }
         true

@@ -103,7 +103,13 @@ struct Net {
 /// Takes a network device into use.
 pub fn attach(transport: Arc<dyn Transport>) -> Result<(), Refused> {
     let device = open(transport)?;
-    interface::attach(device).map(|_| ()).ok_or(Refused)
+    let leaving = device.clone();
+    interface::attach(device.clone()).ok_or(Refused)?;
+    device.transport.set_removal_handler(Box::new(move || {
+        leaving.give_up();
+        leaving.stop();
+    }));
+    Ok(())
 }
 
 /// Sets up the device.

@@ -3,7 +3,7 @@
 pub mod mmio;
 pub mod pci;
 
-use alloc::string::String;
+use alloc::{boxed::Box, string::String};
 
 use bitflags::bitflags;
 use rumpuser::device::InterruptHandler;
@@ -106,6 +106,9 @@ pub trait Transport: Send + Sync {
         handler: HandlerFactory<'_>,
         config: Option<InterruptHandler>,
     ) -> bool;
+
+    /// Sets what is called before the device is taken out, if that can be.
+    fn set_removal_handler(&self, _handler: Box<dyn Fn() + Send + Sync>) {}
 
     /// Where the device is, for people: a PCI location, or the number of a window.
     fn location(&self) -> String;

@@ -244,6 +244,10 @@ impl Transport for Pci {
         true
     }
 
+    fn set_removal_handler(&self, handler: Box<dyn Fn() + Send + Sync>) {
+        self.device.set_removal_handler(handler);
+    }
+
     fn location(&self) -> String {
         let (segment, bus, device, function) = self.device.location();
         format!("{segment:04x}:{bus:02x}:{device:02x}.{function:x}")
