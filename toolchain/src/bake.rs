@@ -116,7 +116,8 @@ pub fn bake(request: &BakeRequest, report: &dyn Report) -> Result<Manifest, Erro
     let (configuration, mut tree) = prepare(request, collection, report)?;
     let kernel = kernel::kernel(request.config, report)?;
     report.step("packing the root file system");
-    sbom::add(&mut tree, &configuration.hostname, &hash::bytes(&kernel), &request.components)?;
+    let in_kernel = sbom::Kernel { sha256: hash::bytes(&kernel), crates: kernel::crates(request.config)? };
+    sbom::add(&mut tree, &configuration.hostname, &in_kernel, &request.components)?;
     let kernel = Kernel::parse(&kernel)?;
     let layout = writer::Layout::new(&tree)?;
     let write = |output: &mut Output| {

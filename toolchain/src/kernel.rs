@@ -10,7 +10,7 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use crate::{configs::Config, report::Report};
+use crate::{configs::Config, report::Report, sbom::Component};
 
 /// Where the sources are, if they aren't where the tool was built.
 pub const SOURCE_VARIABLE: &str = "RUMPRUN_BAKE_SOURCE";
@@ -140,6 +140,44 @@ pub fn kernel(config: &Config, report: &dyn Report) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
+/// The crates that are in the kernel of a configuration, for the bill of materials; none for a kernel that was
+/// built elsewhere.
+pub fn crates(config: &Config) -> Result<Vec<Component>, Error> {
+    if env::var_os(KERNEL_VARIABLE).is_some() {
+        return Ok(Vec::new());
+    }
+    let mut command = Command::new("cargo");
+    command.args(["tree", "--locked", "--package", "kernel", "--target", TARGET, "--edges", "normal"]);
+    command.args(["--prefix", "none", "--format", "{p}|{l}", "--color", "never"]);
+    if !config.features.is_empty() {
+        command.args(["--features", &config.features.join(",")]);
+    }
+    let output = command.current_dir(source_directory()?).stdin(Stdio::null()).output();
+    let output = output.map_err(|_| Error::NoTool("cargo"))?;
+    if !output.status.success() {
+        return Err(Error::Build(String::from_utf8_lossy(&output.stderr).trim().into()));
+    }
+    let mut crates: Vec<_> = String::from_utf8_lossy(&output.stdout).lines().filter_map(tree_line).collect();
+    crates.sort();
+    crates.dedup();
+    Ok(crates)
+}
+
+/// A line of `cargo tree`: `name v1.2.3 (path or kind)|licence (*)`. Procedural macros run in the compiler alone.
+fn tree_line(line: &str) -> Option<Component> {
+    let (package, license) = line.split_once('|')?;
+    let mut words = package.split(' ');
+    let (name, version) = (words.next()?, words.next()?.strip_prefix('v')?);
+    let license = license.trim_end_matches("(*)").trim();
+    let local = package.contains(" (/");
+    (!package.contains("(proc-macro)")).then(|| Component {
+        name: name.into(),
+        version: version.into(),
+        license: (!license.is_empty()).then(|| license.into()),
+        published: !local,
+    })
+}
+
 /// Removes the kernels that were built longest ago.
 fn forget_old(folder: &Path) {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
@@ -250,4 +288,22 @@ fn build(
         return Err(Error::Build(shown.join("\n")));
     }
     Ok(target.join(TARGET).join("kernel/kernel"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_a_crate_tree() {
+        let found = tree_line("zerocopy v0.8.63|BSD-2-Clause OR MIT (*)").expect("a crate");
+        assert_eq!(
+            (found.name.as_str(), found.version.as_str(), found.published),
+            ("zerocopy", "0.8.63", true)
+        );
+        assert_eq!(found.license.as_deref(), Some("BSD-2-Clause OR MIT"));
+        assert!(!tree_line("bmk v0.1.0 (/src/bmk)|BSD-2-Clause").expect("a crate").published);
+        assert_eq!(tree_line("serde_derive v1.0.0 (proc-macro)|MIT"), None);
+        assert_eq!(tree_line(""), None);
+    }
 }

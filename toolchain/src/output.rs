@@ -70,6 +70,16 @@ impl Folder {
     }
 }
 
+/// Makes a folder for files that nobody needs afterwards.
+pub fn temporary_folder() -> Result<Folder, Error> {
+    let mut temporaries = temporaries();
+    let failed = |source| Error { path: std::env::temp_dir(), source };
+    let folder = tempfile::Builder::new().prefix("rumprun-bake-").tempdir().map_err(failed)?;
+    temporaries.push(folder.path().into());
+    let registered = Registered(folder.path().into());
+    Ok(Folder { folder, _registered: registered })
+}
+
 /// A file that takes its name when it is complete; dropped earlier, it leaves nothing behind.
 #[derive(Debug)]
 pub struct Output {

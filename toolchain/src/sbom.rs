@@ -1,5 +1,5 @@
 //! The bill of materials of an image, as CycloneDX 1.5 in JSON: the kernel, the Debian packages that its files come
-//! from, the crates of its programs, and the programs that come from no package.
+//! from, the crates of its programs and of the kernel, and the programs that come from no package.
 //!
 //! It is made from the tree that is packed, so it names what is in the image and nothing else; equal images have
 //! equal bills (no time, no serial number).
@@ -63,6 +63,15 @@ pub struct Component {
     pub published: bool,
 }
 
+/// The kernel of an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kernel {
+    /// Hash of the file as it was built.
+    pub sha256: String,
+    /// The crates in it.
+    pub crates: Vec<Component>,
+}
+
 /// A package URL (purl-spec): type, namespace, name, version, qualifiers.
 fn purl(kind: &str, namespace: &str, name: &str, version: &str, qualifiers: &[(&str, &str)]) -> Option<Purl> {
     let mut builder = GenericPurlBuilder::new(kind.to_string(), name).with_version(version);
@@ -84,9 +93,9 @@ fn sha256(digits: &str) -> Option<Hashes> {
 }
 
 /// Adds the bill of materials to a tree that is otherwise complete.
-pub fn add(tree: &mut Tree, image: &str, kernel_sha256: &str, components: &[Component]) -> Result<(), Error> {
+pub fn add(tree: &mut Tree, image: &str, in_kernel: &Kernel, components: &[Component]) -> Result<(), Error> {
     let files = files(tree);
-    let mut rows = vec![kernel(kernel_sha256)];
+    let mut rows = vec![kernel(in_kernel)];
     let owners = owners(&files);
     let mut counts: BTreeMap<&package::Package, u64> = BTreeMap::new();
     for file in &files {
@@ -98,7 +107,7 @@ pub fn add(tree: &mut Tree, image: &str, kernel_sha256: &str, components: &[Comp
     let mut components = components.to_vec();
     components.sort();
     components.dedup();
-    rows.extend(components.iter().map(published));
+    rows.extend(components.iter().map(|component| compiled_in(component, "cargo")));
     for file in files.iter().filter(|file| file.executable && owners.owner(&file.host).is_none()) {
         rows.push(own_program(file)?);
     }
@@ -135,10 +144,12 @@ pub fn add(tree: &mut Tree, image: &str, kernel_sha256: &str, components: &[Comp
     Ok(())
 }
 
-fn kernel(sha: &str) -> Row {
+fn kernel(contents: &Kernel) -> Row {
     let name = "rumprun-bake-kernel";
     let mut kernel = row(Classification::OperatingSystem, name, env!("CARGO_PKG_VERSION"), "kernel".into());
-    kernel.hashes = sha256(sha);
+    kernel.hashes = sha256(&contents.sha256);
+    let crates: Vec<Row> = contents.crates.iter().map(|component| compiled_in(component, "kernel")).collect();
+    kernel.components = (!crates.is_empty()).then_some(Components(crates));
     kernel
 }
 
@@ -153,8 +164,9 @@ fn debian(package: &package::Package, files: u64) -> Row {
     found
 }
 
-fn published(component: &Component) -> Row {
-    let reference = format!("cargo:{}:{}", component.name, component.version);
+/// A crate of a program or of the kernel; `prefix` keeps the two apart.
+fn compiled_in(component: &Component, prefix: &str) -> Row {
+    let reference = format!("{prefix}:{}:{}", component.name, component.version);
     let mut found = row(Classification::Library, &component.name, &component.version, reference);
     if component.published {
         found.purl = purl("cargo", "", &component.name, &component.version, &[]);
@@ -271,6 +283,8 @@ mod tests {
 
     fn bill(components: &[Component]) -> (Vec<u8>, Bom) {
         let mut tree = Tree::new();
+        let crates = components.iter().take(1).cloned().collect();
+        let in_kernel = Kernel { sha256: "ab".repeat(32), crates };
         let shell = Path::new("/bin/sh").canonicalize().expect("a shell");
         let length = fs::metadata(&shell).expect("readable").len();
         let nodes = [
@@ -282,7 +296,7 @@ mod tests {
             let node = Node { kind: Kind::Regular(content), attributes: Attributes::root(permissions) };
             tree.insert_at(path, node).expect("inserted");
         }
-        add(&mut tree, "test", &"ab".repeat(32), components).expect("a bill of materials");
+        add(&mut tree, "test", &in_kernel, components).expect("a bill of materials");
         let id = tree.resolve(PATH.as_bytes()).expect("good").expect("present");
         let Kind::Regular(Content::Bytes(json)) = &tree.node(id).kind else { panic!("not a file of ours") };
         (json.clone(), Bom::parse_from_json_v1_5(json.as_slice()).expect("CycloneDX"))

@@ -292,8 +292,8 @@ fn bake(arguments: &PackageBake, progress: &Progress) -> Result<ExitCode> {
 }
 
 /// Bakes a recipe into a folder that goes when dropped.
-fn bake_for_run(recipe: &Recipe, progress: &Progress) -> Result<(tempfile::TempDir, PathBuf)> {
-    let folder = tempfile::Builder::new().prefix("rumprun-bake-").tempdir()?;
+fn bake_for_run(recipe: &Recipe, progress: &Progress) -> Result<(output::Folder, PathBuf)> {
+    let folder = output::temporary_folder()?;
     let image = folder.path().join(bake::file_name(recipe, Format::Elf));
     bake::recipe(recipe, &image, Format::Elf, progress)?;
     Ok((folder, image))
