@@ -23,7 +23,7 @@ use super::{Interface, registry, tap};
 /// Packets that are taken from a queue in one go.
 const BUDGET: usize = 64;
 /// How long a queue without interrupts may be left alone, in nanoseconds.
-const WATCH: u64 = 1_000_000;
+const WATCH: u64 = 2_000_000;
 /// How long the thread leaves a queue to another CPU that polls it, in nanoseconds.
 const CONTENTION: u64 = 50_000;
 /// The platform starts at most that many CPUs.
@@ -195,6 +195,10 @@ fn poll_inline(cpu: usize) -> bool {
     }
     let mut found = false;
     for_each_queue(cpu, true, |interface, index| {
+        // What is on the loopback is delivered by flushes.
+        if interface.is_loopback() {
+            return;
+        }
         let home = home(index);
         match poll_queue(interface, index) {
             Some(count) => {
@@ -263,6 +267,8 @@ pub struct Sleeper {
     thread: Option<Thread>,
     /// The delay that moderation asks for was waited out, and nothing came.
     patient: bool,
+    /// Interrupts are wanted, and none has come since the last poll.
+    prepared: bool,
 }
 
 impl Default for Sleeper {
@@ -274,15 +280,22 @@ impl Default for Sleeper {
 impl Sleeper {
     /// For the calling thread.
     pub fn new() -> Self {
-        Sleeper { cpu: rumpuser_cpu(), thread: None, patient: false }
+        Sleeper { cpu: rumpuser_cpu(), thread: None, patient: false, prepared: false }
     }
 
     /// Polls, as [`poll`]. Returns whether there was something: then look at the condition again.
     pub fn poll(&mut self) -> bool {
+        self.prepared = false;
         let found = poll_inline(self.cpu);
         flush();
         self.patient &= !found;
         found
+    }
+
+    /// Whether there is nothing to do before the thread sleeps: [`Sleeper::prepare`] was called, and no interrupt
+    /// came since.
+    fn is_prepared(&self) -> bool {
+        self.prepared && !POLLERS[self.cpu % CPUS].notified.load(Ordering::SeqCst)
     }
 
     /// Until when to sleep at most before [`Sleeper::poll`] again, because interrupts are not wanted yet;
@@ -308,6 +321,7 @@ impl Sleeper {
         drop(before);
         let mut waits = false;
         for_each_queue(self.cpu, true, |interface, index| waits |= arm(interface, index));
+        self.prepared = !waits;
         waits
     }
 }
@@ -343,12 +357,15 @@ pub fn wait<T>(
             continue;
         }
         let delayed = sleeper.delay();
+        if delayed == NEVER && sleeper.prepare() {
+            continue;
+        }
         let result = queue.wait(deadline.min(delayed), || {
             loop {
                 if let Some(value) = condition() {
                     return Some(value);
                 }
-                if !(sleeper.poll() || delayed == NEVER && sleeper.prepare()) {
+                if sleeper.is_prepared() || !(sleeper.poll() || delayed == NEVER && sleeper.prepare()) {
                     return None;
                 }
             }

@@ -2,6 +2,7 @@
 
 use alloc::{boxed::Box, format, string::String, sync::Arc, vec::Vec};
 
+use once_cell::race::OnceBox;
 use rumpuser::{
     device::{InterruptHandler, PciDevice, Registers},
     sync::InterruptLock,
@@ -36,6 +37,7 @@ mod common {
     pub const DRIVER_FEATURE_SELECT: usize = 0x08;
     pub const DRIVER_FEATURE: usize = 0x0c;
     pub const CONFIG_VECTOR: usize = 0x10;
+    pub const QUEUES: usize = 0x12;
     pub const STATUS: usize = 0x14;
     pub const CONFIG_GENERATION: usize = 0x15;
     pub const QUEUE_SELECT: usize = 0x16;
@@ -61,7 +63,7 @@ pub struct Pci {
     interrupt_status: Registers,
     config: Option<Registers>,
     /// The places to write to, by queue.
-    doorbells: InterruptLock<Vec<Option<Registers>>>,
+    doorbells: Vec<OnceBox<Registers>>,
     /// How queues map to vectors: one each, or all the first.
     vectors: InterruptLock<Vectors>,
 }
@@ -112,7 +114,7 @@ impl Pci {
             notify_multiplier: multiplier,
             interrupt_status,
             config,
-            doorbells: InterruptLock::new(Vec::new()),
+            doorbells: (0..common.read16(common::QUEUES)).map(|_| OnceBox::new()).collect(),
             vectors: InterruptLock::new(Vectors::Shared),
         })
     }
@@ -187,17 +189,14 @@ impl Transport for Pci {
         self.write_address(common::QUEUE_AVAILABLE, addresses.available);
         self.write_address(common::QUEUE_USED, addresses.used);
         self.common.write16(common::QUEUE_ENABLE, 1);
-        let mut doorbells = self.doorbells.lock();
-        if doorbells.len() <= usize::from(queue) {
-            doorbells.resize(usize::from(queue) + 1, None);
-        }
-        doorbells[usize::from(queue)] = Some(doorbell);
+        // Set up again, a queue's place stays the same.
+        let Some(place) = self.doorbells.get(usize::from(queue)) else { return false };
+        let _ = place.set(Box::new(doorbell));
         true
     }
 
     fn notify(&self, queue: u16) {
-        let doorbell = self.doorbells.lock().get(usize::from(queue)).copied().flatten();
-        if let Some(doorbell) = doorbell {
+        if let Some(doorbell) = self.doorbells.get(usize::from(queue)).and_then(OnceBox::get) {
             doorbell.write16(0, queue);
         }
     }
