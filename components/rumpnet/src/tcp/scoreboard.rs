@@ -40,7 +40,8 @@ impl Sent {
 pub struct Delivery {
     /// Bytes that left the network: acknowledged or SACKed for the first time.
     pub bytes: u32,
-    /// The newest transmission among them that was not repeated: its time gives a round-trip measurement.
+    /// The newest transmission among them that was not repeated: its time gives a round-trip measurement, if nothing
+    /// that was repeated is among them (then the acknowledgement waited for that).
     pub sent_at: Option<u32>,
     /// A SACK block brought news.
     pub sacked: bool,
@@ -243,7 +244,7 @@ impl Scoreboard {
             let age = now.wrapping_sub(record.at);
             let limit = self.newest_round_trip + window;
             if age >= limit {
-                record.mark = Mark::LOST;
+                record.mark |= Mark::LOST;
                 self.lost += record.end - record.start;
                 found += record.end - record.start;
             } else {
@@ -263,7 +264,7 @@ impl Scoreboard {
         if first.len() > length {
             self.split(0, first.start + length);
         }
-        self.records[0].mark = Mark::LOST;
+        self.records[0].mark |= Mark::LOST;
         self.lost += self.records[0].len();
     }
 
@@ -276,7 +277,7 @@ impl Scoreboard {
         self.lost = 0;
         for record in &mut self.records {
             if forget || !record.mark.contains(Mark::SACKED) {
-                record.mark = Mark::LOST;
+                record.mark = record.mark & Mark::RETRANSMITTED | Mark::LOST;
                 self.lost += record.end - record.start;
             }
         }

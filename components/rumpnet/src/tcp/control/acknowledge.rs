@@ -86,7 +86,7 @@ impl Tcb {
 
     /// Takes a round-trip measurement.
     pub(super) fn measure(&mut self, now: u64, segment: &Segment, delivery: &Delivery) {
-        if let Some(at) = delivery.sent_at {
+        if let Some(at) = delivery.sent_at.filter(|_| !delivery.retransmitted) {
             self.estimator.sample(microseconds(ticks(now).wrapping_sub(at)));
         } else if let Some(timestamps) = segment.options.timestamps
             && self.has(Bits::TIMESTAMPS)

@@ -114,7 +114,7 @@ impl Tcb {
             let edge = self.unacknowledged + self.window;
             let window = if edge.is_after(self.next) { edge - self.next } else { 0 };
             let room = self.congestion.window.saturating_sub(self.in_flight());
-            let mut length = available.min(window).min(room).min(BURST / segment * segment);
+            let mut length = available.min(window).min(room).min((BURST / segment).max(1) * segment);
             if length < available && length >= segment {
                 length -= length % segment;
             }
