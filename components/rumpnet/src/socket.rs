@@ -10,7 +10,10 @@ use rumpkern::{
 use rumpvfs::{file::File, vnode::Vnode};
 use smallvec::SmallVec;
 
-use crate::{netlink::NetlinkSocket, option::Value, packet::Chain, udp::UdpSocket, unix::UnixSocket};
+use crate::{
+    inet::stream::StreamSocket, netlink::NetlinkSocket, option::Value, packet::Chain, udp::UdpSocket,
+    unix::UnixSocket,
+};
 
 /// Address families, with Linux's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -218,9 +221,11 @@ pub trait Socket: File {
     fn take_chain(&self, _most: usize, _flags: MessageFlags) -> Result<Chain> {
         Err(Errno::EOPNOTSUPP)
     }
-    /// Sends pages without a copy; returns how many bytes were taken from the front of `chain`. EOPNOTSUPP where
-    /// only [`Socket::send`] will do.
-    fn send_chain(&self, _chain: &Chain, _flags: MessageFlags) -> Result<usize> {
+    /// Puts back the end of what [`Socket::take_chain`] gave.
+    fn return_chain(&self, _chain: Chain) {}
+    /// Sends pages without a copy; what is left in `chain` was not sent. Returns how many bytes were. EOPNOTSUPP
+    /// where only [`Socket::send`] will do.
+    fn send_chain(&self, _chain: &mut Chain, _flags: MessageFlags) -> Result<usize> {
         Err(Errno::EOPNOTSUPP)
     }
     /// Whether SO_PASSCRED is set.
@@ -233,6 +238,9 @@ pub trait Socket: File {
 #[inline]
 pub fn of_file(file: &dyn File) -> Result<&dyn Socket> {
     let any = file.as_any();
+    if let Some(socket) = any.downcast_ref::<StreamSocket>() {
+        return Ok(socket);
+    }
     if let Some(socket) = any.downcast_ref::<UnixSocket>() {
         return Ok(socket);
     }
@@ -305,6 +313,10 @@ impl Creation {
             (Domain::Unix, style) => UnixSocket::new(self.unix_style(style)?, self.creator),
             (Domain::Inet | Domain::Inet6, Style::Datagram) => match self.protocol {
                 0 | 17 => UdpSocket::new(domain, self.creator),
+                _ => return Err(Errno::EPROTONOSUPPORT),
+            },
+            (Domain::Inet | Domain::Inet6, Style::Stream) => match self.protocol {
+                0 | 6 => StreamSocket::new(domain, self.creator),
                 _ => return Err(Errno::EPROTONOSUPPORT),
             },
             (Domain::Inet | Domain::Inet6, _) => return Err(Errno::ESOCKTNOSUPPORT),

@@ -1,13 +1,15 @@
 //! The sockets of the internet family as /proc and netlink list them.
 
 use alloc::vec::Vec;
-use core::net::SocketAddr;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use rumpkern::{Errno, Result};
+use rumpuser::rumpuser_clock_monotonic;
 
 use crate::{
-    inet::{message::MessageCore, options::InetSwitches, present, unspecified},
+    inet::{message::MessageCore, options::InetSwitches, present, stream::encode_information, unspecified},
     socket::Domain,
+    tcp::{self, State, owner::Owner},
     udp,
 };
 
@@ -90,9 +92,79 @@ impl Snapshot {
     }
 }
 
+/// The fields that connections and listeners share.
+fn of_tcp(owner: &Owner, local: SocketAddr, remote: SocketAddr) -> Snapshot {
+    let domain = if owner.is_version6() || local.is_ipv6() { Domain::Inet6 } else { Domain::Inet };
+    Snapshot {
+        domain,
+        local: present(domain, local),
+        remote: present(domain, remote),
+        state: State::Closed as u8,
+        send_queue: 0,
+        receive_queue: 0,
+        send_buffer: 0,
+        receive_buffer: 0,
+        timer: Timer::default(),
+        retransmits: 0,
+        uid: owner.uid(),
+        inode: owner.inode(),
+        interface: 0,
+        drops: 0,
+        version6_only: false,
+        information: Vec::new(),
+        congestion: "",
+    }
+}
+
+/// Every listener, connection, and what is in TIME-WAIT.
+fn for_each_tcp(mut function: impl FnMut(&Snapshot)) {
+    for listener in tcp::listener::list() {
+        let local = listener.local();
+        let (waiting, most) = listener.backlog();
+        let mut remote = local;
+        remote.set_port(0);
+        remote.set_ip(match local.ip() {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        });
+        function(&Snapshot {
+            state: State::Listen as u8,
+            send_queue: most as u32,
+            receive_queue: waiting as u32,
+            ..of_tcp(&listener.owner, local, remote)
+        });
+    }
+    for connection in tcp::table::connections() {
+        let info = connection.info();
+        let (kind, left) = info.timer;
+        function(&Snapshot {
+            state: info.state as u8,
+            send_queue: info.send_queue.0 as u32,
+            receive_queue: info.receive_queue as u32,
+            send_buffer: info.buffers.0,
+            receive_buffer: info.buffers.1,
+            timer: Timer { kind, milliseconds: (left / 1_000_000) as u32 },
+            retransmits: info.attempts,
+            information: encode_information(&info).to_vec(),
+            congestion: connection.settings().algorithm.name(),
+            ..of_tcp(&connection.owner, connection.local(), connection.remote())
+        });
+    }
+    let now = rumpuser_clock_monotonic();
+    for (key, end) in tcp::table::waiting() {
+        let milliseconds = end.saturating_sub(now) / 1_000_000;
+        function(&Snapshot {
+            state: State::TimeWait as u8,
+            timer: Timer { kind: 3, milliseconds: milliseconds as u32 },
+            ..of_tcp(&Owner::default(), key.local(), key.remote())
+        });
+    }
+}
+
 /// Calls `function` with every socket of a protocol (IPPROTO_UDP and so on). ENOENT for a protocol that has no list.
 pub fn for_each(protocol: i32, mut function: impl FnMut(&Snapshot)) -> Result<()> {
     match protocol {
+        6 => for_each_tcp(function),
         17 => udp::table::for_each(|socket| function(&Snapshot::of_messages(socket.common(), None))),
         _ => return Err(Errno::ENOENT),
     }

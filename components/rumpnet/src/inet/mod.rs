@@ -9,6 +9,7 @@ pub mod errors;
 pub mod memberships;
 pub mod message;
 pub mod options;
+pub mod stream;
 
 use core::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},

@@ -13,6 +13,7 @@ use rumpuser::{NEVER, rumpuser_clock_monotonic, sync::SpinLock};
 use super::{
     control::{Changes, Settings, State, Tcb},
     counters, half_open, memory,
+    owner::Owner,
     path::{Path, PathSettings},
     segment::Segment,
     table::{self, Key},
@@ -44,6 +45,8 @@ pub struct Connection {
     pub key: Key,
     /// The hash of [`Connection::key`].
     pub hash: u64,
+    /// The socket.
+    pub owner: Owner,
     inner: SpinLock<Inner>,
     changes: WaitQueue,
     binding: Arc<Binding>,
@@ -54,6 +57,7 @@ impl Connection {
         Arc::new(Connection {
             key,
             hash: key.hash(),
+            owner: Owner::default(),
             inner: SpinLock::new(Inner {
                 tcb,
                 path,

@@ -17,6 +17,7 @@ use super::{
     counters,
     half_open::{self, HalfOpen},
     memory,
+    owner::Owner,
     path::{self, Path, PathSettings},
     segment::{Flags, Segment},
     sequence::Sequence,
@@ -50,6 +51,8 @@ struct State {
 
 /// A listening socket's half below.
 pub struct Listener {
+    /// The socket.
+    pub owner: Owner,
     binding: Arc<Binding>,
     interface: u32,
     version6_only: bool,
@@ -95,6 +98,7 @@ impl Listener {
         super::start();
         binding.set_listening(true)?;
         let listener = Arc::new(Listener {
+            owner: Owner::default(),
             interface: options.path.interface,
             version6_only: options.version6_only,
             reuse_port: options.reuse_port,

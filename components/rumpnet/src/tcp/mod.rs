@@ -14,6 +14,7 @@ pub mod hash;
 pub mod info;
 pub mod listener;
 pub mod memory;
+pub mod owner;
 pub mod path;
 pub mod queue;
 pub mod reassembly;
