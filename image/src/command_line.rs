@@ -17,6 +17,9 @@ pub const NO_ECHO: &[u8] = b"console=noecho";
 /// The kernel's word for tracing system calls; `:` and a [filter](crate::system_calls::Filter) may follow.
 pub const TRACE_CALLS: &str = "trace=syscalls";
 
+/// The kernel's word for a server of metrics; the port follows.
+pub const METRICS: &str = "metrics=";
+
 /// What a command line asks for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CommandLine {

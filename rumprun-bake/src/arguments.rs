@@ -203,6 +203,9 @@ pub struct RunOptions {
     /// Where the trace goes; standard error if not given.
     #[arg(long, value_name = "FILE", requires = "trace")]
     pub trace_output: Option<PathBuf>,
+    /// Give out counters by HTTP on this port of the guest, as Prometheus reads them: /metrics.
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub metrics: Option<u16>,
     #[command(flatten)]
     pub network: NetworkArguments,
     /// Write the frames of the interfaces, of one queue each, to a file as pcap; those of eth1 go to FILE-eth1.pcap...

@@ -27,6 +27,6 @@ pub mod size;
 pub mod skeleton;
 
 pub use image::{
-    command_line::{CommandLine, NO_ECHO},
+    command_line::{CommandLine, METRICS, NO_ECHO},
     config::Configuration,
 };

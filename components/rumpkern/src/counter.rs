@@ -144,7 +144,7 @@ pub enum MetricKind {
 pub struct Metric<'a> {
     /// The group, the first part of the full name.
     pub group: &'a str,
-    /// The rest of the name; a unit comes last (`_bytes`, `_nanoseconds`). Without `_total`.
+    /// The rest of the name; a unit comes last (`_bytes`; `_nanoseconds`, which may be shown as seconds). Without `_total`.
     pub name: &'a str,
     /// One line for people.
     pub help: &'a str,

@@ -4,7 +4,7 @@ use std::{io::IsTerminal, path::Path, process::ExitCode};
 
 use anyhow::Result;
 use toolchain::{
-    CommandLine, NO_ECHO,
+    CommandLine, METRICS, NO_ECHO,
     launch::{self, Options, Outcome},
 };
 
@@ -59,6 +59,9 @@ pub fn options(image: &Path, run: &RunOptions) -> Result<Result<Options, launch:
     if !run.arguments.is_empty() {
         let words = run.arguments.iter().map(|word| word.as_encoded_bytes().to_vec());
         command_line.arguments = Some(words.collect());
+    }
+    if let Some(port) = run.metrics {
+        command_line.options.push(format!("{METRICS}{port}").into_bytes());
     }
     let networks = match run.network.nics() {
         Ok(networks) => networks,

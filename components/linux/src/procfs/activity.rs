@@ -24,7 +24,7 @@ pub(super) fn add(fixed: &mut Fixed) {
     text("schedstat", schedstat);
     text("softirqs", softirqs);
     text("stat", stat);
-    let own = Fixed::new().with("syscalls", Entry::text(calls));
+    let own = Fixed::new().with("metrics", Entry::text(metrics::render)).with("syscalls", Entry::text(calls));
     fixed.add("rumprun", Entry::directory(own));
 }
 

@@ -11,7 +11,7 @@ use alloc::sync::{Arc, Weak};
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use image::{
-    command_line::{CommandLine, NO_ECHO},
+    command_line::{CommandLine, METRICS, NO_ECHO},
     config::Configuration,
     payload::Payload,
     rootfs::RootFs,
@@ -76,6 +76,8 @@ fn prepare(
         rumpdev::tty::console::disable_echo();
     }
     crate::trace::start(&words);
+    metrics::register();
+    rumpkern::counter::register(&crate::statistics::SystemCalls);
     rumpnet::configuration::start();
     network::baked(&configuration);
     words.apply(&mut configuration);
@@ -96,7 +98,22 @@ fn prepare(
     }
     crate::procfs::set_command_line(command_line.as_bytes());
     network::start(&configuration);
+    if let Some(port) = words.value(METRICS) {
+        start_metrics(port);
+    }
     Ok((configuration, root, init))
+}
+
+/// Starts the server of metrics, or says why not: the programs run all the same.
+fn start_metrics(port: &[u8]) {
+    let number = core::str::from_utf8(port).ok().and_then(|port| port.parse().ok()).filter(|port| *port != 0);
+    let Some(number) = number else {
+        return console::message(format_args!("no metrics: {} is no port", port.escape_ascii()));
+    };
+    match metrics::server::start(number) {
+        Ok(()) => console::message(format_args!("metrics on port {number}")),
+        Err(error) => console::message(format_args!("no metrics on port {number}: {error:?}")),
+    }
 }
 
 /// Process 1, which has no tasks: it only has children.
