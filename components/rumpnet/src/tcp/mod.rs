@@ -9,6 +9,9 @@ pub mod connection;
 pub mod control;
 pub mod counters;
 pub mod estimator;
+#[cfg(any(test, feature = "host"))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod half_open;
 pub mod hash;
 pub mod info;

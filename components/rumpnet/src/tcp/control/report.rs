@@ -85,3 +85,26 @@ impl Tcb {
         }
     }
 }
+
+#[cfg(any(test, feature = "host"))]
+impl Tcb {
+    /// Panics if something doesn't hold that always must.
+    pub fn check(&self) {
+        assert!(!self.next.is_before(self.unacknowledged), "SND.UNA passed SND.NXT");
+        if self.state.is_synchronized() {
+            assert!(!self.next.is_after(self.queue_end() + 1), "sent what was never queued");
+            assert!(!self.expected.is_after(self.advertised), "received beyond the window");
+            assert!(!self.acknowledged.is_after(self.expected), "acknowledged what did not arrive");
+            let (sacked, lost) = (self.scoreboard.sacked(), self.scoreboard.lost());
+            assert!(sacked + lost <= self.outstanding(), "{sacked} + {lost} of {}", self.outstanding());
+            assert!(self.outstanding() == 0 || self.retransmit_at != NEVER || self.state == State::TimeWait);
+            assert!(self.congestion.window > 0 && self.congestion.threshold >= u32::from(super::LEAST_SEGMENT));
+        }
+        assert!(self.segment <= self.path_segment.max(super::LEAST_SEGMENT));
+        let bound = 2 * (self.receive_limit as usize) + (1 << 17);
+        assert!(self.receive.len() + self.reassembly.len() <= bound, "keeps too much");
+        if self.state == State::Closed {
+            assert!(self.deadline() == NEVER && self.queue.is_empty(), "closed, and still at it");
+        }
+    }
+}

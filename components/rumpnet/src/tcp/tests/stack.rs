@@ -137,7 +137,7 @@ fn a_conversation() {
 #[test]
 fn large_transfers_arrive_whole() {
     let (listener, client, server) = pair("127.0.0.1:0");
-    let data: Vec<u8> = (0..3_000_000_u32).map(|index| (index * 17 >> 3) as u8).collect();
+    let data: Vec<u8> = (0..3_000_000_u32).map(|index| ((index * 17) >> 3) as u8).collect();
     let (mut sent, mut got) = (0, Vec::new());
     let end = Instant::now() + Duration::from_secs(30);
     while got.len() < data.len() {
