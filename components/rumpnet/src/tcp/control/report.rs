@@ -98,7 +98,9 @@ impl Tcb {
             let (sacked, lost) = (self.scoreboard.sacked(), self.scoreboard.lost());
             assert!(sacked + lost <= self.outstanding(), "{sacked} + {lost} of {}", self.outstanding());
             assert!(self.outstanding() == 0 || self.retransmit_at != NEVER || self.state == State::TimeWait);
-            assert!(self.congestion.window > 0 && self.congestion.threshold >= u32::from(super::LEAST_SEGMENT));
+            assert!(
+                self.congestion.window > 0 && self.congestion.threshold >= u32::from(super::LEAST_SEGMENT)
+            );
         }
         assert!(self.segment <= self.path_segment.max(super::LEAST_SEGMENT));
         let bound = 2 * (self.receive_limit as usize) + (1 << 17);
