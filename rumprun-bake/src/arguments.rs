@@ -1,10 +1,12 @@
 //! The arguments, as typed.
 
+mod deploy;
 mod network;
 
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+pub use deploy::DeployArguments;
 pub use network::NetworkArguments;
 use toolchain::{configs, launch};
 
@@ -77,6 +79,9 @@ pub enum Command {
     /// Boot an image under QEMU and end as its program ends.
     #[command(after_help = RUN_EXAMPLES)]
     Run(RunArguments),
+    /// Print what another engine needs to run an image: a file, or a command.
+    #[command(after_help = deploy::EXAMPLES)]
+    Deploy(DeployArguments),
     /// Say what is in an image.
     Inspect {
         /// The image: ELF, ISO or raw.

@@ -1,6 +1,7 @@
 //! What each command does with its arguments.
 
 mod bake;
+mod deploy;
 mod doctor;
 mod inspect;
 mod package;
@@ -30,6 +31,7 @@ pub fn execute(arguments: Arguments) -> Result<ExitCode> {
         Command::Describe { config } => describe(&config),
         Command::Bake(bake) => bake::bake(&bake, &progress),
         Command::Run(run) => run::run(&run, &progress),
+        Command::Deploy(deploy) => deploy::deploy(&deploy, &progress),
         Command::Inspect { image, sbom: true, .. } => inspect::sbom(&image),
         Command::Inspect { image, json, files, .. } => inspect::inspect(&image, json, files),
         Command::Package(command) => package::package(&command, &progress),
@@ -88,16 +90,6 @@ fn print(text: &str) -> Result<()> {
 /// Prints a value as JSON.
 fn print_json(value: &impl serde::Serialize) -> Result<()> {
     print(&format!("{}\n", serde_json::to_string_pretty(value)?))
-}
-
-/// A word as a shell takes it.
-fn quoted(word: &str) -> String {
-    let plain = |character: char| character.is_ascii_alphanumeric() || "-_./=,:+@%".contains(character);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.into()
-    } else {
-        format!("'{}'", word.replace('\'', "'\\''"))
-    }
 }
 
 /// Splits `NAME=VALUE`.

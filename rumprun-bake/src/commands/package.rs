@@ -112,7 +112,7 @@ fn show(name: &str, search: &Search, json: bool) -> Result<ExitCode> {
 
 /// A recipe's programs as commands.
 fn commands(recipe: &Recipe) -> Vec<String> {
-    let word = |word: &Vec<u8>| super::quoted(&String::from_utf8_lossy(word));
+    let word = |word: &Vec<u8>| toolchain::quote::shell(&String::from_utf8_lossy(word));
     let programs = recipe.configuration.programs.iter();
     programs.map(|program| program.arguments.iter().map(word).collect::<Vec<_>>().join(" ")).collect()
 }

@@ -86,7 +86,7 @@ pub fn options(image: &Path, run: &RunOptions) -> Result<Result<Options, launch:
 fn start(options: &Options, print: bool, progress: &Progress) -> Result<u8, launch::Error> {
     let plan = launch::plan(options)?;
     if print {
-        let words: Vec<_> = plan.words.iter().map(|word| super::quoted(word)).collect();
+        let words: Vec<_> = plan.words.iter().map(|word| toolchain::quote::shell(word)).collect();
         println!("{}", words.join(" "));
         plan.keep();
         return Ok(0);

@@ -17,6 +17,7 @@ pub use host::{Ability, abilities};
 pub use nic::{Backend, Model, Nic};
 pub use request::{NetArgument, Request};
 pub use words::MAXIMUM_QUEUES;
+pub(crate) use words::user_backend;
 pub(super) use words::{needs_pci, words};
 
 use image::config::Network;

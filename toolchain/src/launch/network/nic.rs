@@ -119,6 +119,37 @@ impl Nic {
         Ok(nic)
     }
 
+    /// What [`Nic::parse`] reads.
+    pub fn specification(&self) -> String {
+        let mut text = match &self.backend {
+            Backend::User(_) => "user".into(),
+            Backend::Tap(name) => format!("tap={name}"),
+            Backend::Bridge(name) => format!("bridge={name}"),
+            Backend::Socket(path) => format!("socket={}", path.display()),
+        };
+        let mut add = |key: &str, value: String| text += &format!(",{key}={value}");
+        if let Backend::User(published) = &self.backend {
+            published.iter().for_each(|publish| add("publish", publish.to_string()));
+        }
+        if let Some(mac) = self.mac {
+            add("mac", mac.to_string());
+        }
+        if let Some(model) = self.model {
+            add("model", model.name().into());
+        }
+        if let Some(queues) = self.queues {
+            add("queues", queues.to_string());
+        }
+        let Network { addresses, gateways, nameservers, mtu, .. } = &self.configuration;
+        for (key, values) in [("address", addresses), ("gateway", gateways), ("nameserver", nameservers)] {
+            values.iter().for_each(|value| add(key, value.clone()));
+        }
+        if let Some(mtu) = mtu {
+            add("mtu", mtu.to_string());
+        }
+        text
+    }
+
     /// Reads `NAME[,OPTION=VALUE]...` behind `--tap` and `--bridge`.
     pub fn named(kind: &str, text: &str) -> Result<Self, String> {
         Nic::parse(&format!("{kind}={text}"))
@@ -190,7 +221,13 @@ mod tests {
         let nic = Nic::named("bridge", "br0,queues=4").expect("good");
         assert_eq!((nic.backend.clone(), nic.queues()), (Backend::Bridge("br0".into()), 4));
         let nic = Nic::parse("user,publish=8080:80,publish=5353:53/udp").expect("good");
-        assert!(matches!(nic.backend, Backend::User(published) if published.len() == 2));
+        assert!(matches!(&nic.backend, Backend::User(published) if published.len() == 2));
+        for text in
+            [text, "bridge=br0,queues=4", "user,publish=127.0.0.1:53:53/udp", "socket=/run/passt.socket"]
+        {
+            let nic = Nic::parse(text).expect("good");
+            assert_eq!(Nic::parse(&nic.specification()), Ok(nic));
+        }
     }
 
     #[test]

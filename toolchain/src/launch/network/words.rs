@@ -56,13 +56,13 @@ pub fn words(
         let backend = match &nic.backend {
             Backend::User(published) => {
                 user += 1;
-                user_backend(nic, published, user - 1)
+                user_backend(index, nic, published, user - 1)
             }
             Backend::Socket(path) => {
-                format!("stream,server=off,addr.type=unix,addr.path={}", escaped(path))
+                format!("stream,id=net{index},server=off,addr.type=unix,addr.path={}", escaped(path))
             }
             Backend::Bridge(bridge) if *link == Link::Helper => {
-                format!("bridge,br={bridge},helper={BRIDGE_HELPER}")
+                format!("bridge,id=net{index},br={bridge},helper={BRIDGE_HELPER}")
             }
             Backend::Tap(name) => {
                 let script = String::from("ip link set dev \"$1\" up");
@@ -74,9 +74,7 @@ pub fn words(
                 tap(nic, NEW_TAP, *link, Some(script), vhost, index, folder)?
             }
         };
-        let (kind, rest) = backend.split_once(',').unwrap_or((&backend, ""));
-        let separator = if rest.is_empty() { "" } else { "," };
-        words.extend(["-netdev".into(), format!("{kind},id=net{index}{separator}{rest}")]);
+        words.extend(["-netdev".into(), backend]);
         words.extend(["-device".into(), device(nic, *mac, machine, index)]);
         if let Some(capture) = capture {
             let file = escaped(&capture_file(capture, index));
@@ -141,7 +139,7 @@ fn tap(
     let queues = if link == Link::MultiQueue { nic.queues().max(2) } else { nic.queues() };
     let queues = if queues > 1 { format!(",queues={queues}") } else { String::new() };
     let vhost = if vhost && nic.model() == Model::Virtio { "on" } else { "off" };
-    Ok(format!("tap,ifname={name},script={script},downscript=no,vhost={vhost}{queues}"))
+    Ok(format!("tap,id=net{index},ifname={name},script={script},downscript=no,vhost={vhost}{queues}"))
 }
 
 fn write_script(path: &Path, line: &str) -> io::Result<()> {
@@ -149,15 +147,15 @@ fn write_script(path: &Path, line: &str) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
 
-/// User networking: the guest's network is 10.0.2.0/24 for the first such interface, 10.0.3.0/24 for the next, unless
+/// The back end of interface `index`, the `number`th with user networking: the guest's network is 10.0.2.0/24 for the first such interface, 10.0.3.0/24 for the next, unless
 /// it has a static address.
-fn user_backend(nic: &Nic, published: &[Publish], number: usize) -> String {
+pub fn user_backend(index: usize, nic: &Nic, published: &[Publish], number: usize) -> String {
     let configuration = &nic.configuration;
     let gateways: (Vec<Ipv4Addr>, Vec<Ipv6Addr>) = (
         configuration.gateways.iter().filter_map(|text| text.parse().ok()).collect(),
         configuration.gateways.iter().filter_map(|text| text.parse().ok()).collect(),
     );
-    let mut words = String::from("user");
+    let mut words = format!("user,id=net{index}");
     let mut placed = false;
     for (address, prefix) in configuration.addresses.iter().filter_map(|text| check::prefixed(text)) {
         match address {
