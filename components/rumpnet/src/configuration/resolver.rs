@@ -13,7 +13,7 @@ const DOMAINS: usize = 6;
 
 /// Where a name server is known from, the better sources first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum From {
+pub(crate) enum From {
     /// The image's configuration.
     Configuration,
     /// DHCP.
@@ -33,7 +33,7 @@ struct Known<T> {
 
 /// What is known.
 #[derive(Default, Debug)]
-pub(super) struct Resolver {
+pub(crate) struct Resolver {
     servers: Vec<Known<IpAddr>>,
     domains: Vec<Known<String>>,
 }

@@ -274,10 +274,26 @@ pub fn fuzz(bytes: &[u8]) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use alloc::{string::ToString, vec::Vec};
 
     use super::*;
+
+    /// For the tests of the protocols.
+    pub fn resolver() -> Resolver {
+        Resolver::new()
+    }
+
+    /// Takes an advertisement now; returns the text for resolvers.
+    pub fn advertised(
+        interface: &Arc<Interface>,
+        router: Ipv6Addr,
+        message: &[u8],
+        resolver: &mut Resolver,
+    ) -> String {
+        super::advertised(interface, router, message, rumpuser::rumpuser_clock_monotonic(), resolver);
+        resolver.text(|index| Some(crate::interface::by_index(index)?.name().into()))
+    }
 
     #[test]
     fn addresses_follow_from_hardware_addresses() {

@@ -6,7 +6,7 @@ pub mod v6;
 use rumpuser::{rumpuser_clock_monotonic, sync::SpinLock};
 
 use crate::{
-    ip::{Incoming, counters},
+    ip::{self, Incoming, counters},
     packet::{Chain, Packet},
     service::SECOND,
 };
@@ -26,24 +26,34 @@ struct Bucket {
 
 static BUCKET: SpinLock<Bucket> = SpinLock::new(Bucket { credit: BURST * SECOND / RATE, updated: 0 });
 
+impl Bucket {
+    /// Whether one more may be sent at `now`.
+    fn take(&mut self, now: u64) -> bool {
+        let passed = now.saturating_sub(self.updated);
+        self.updated = now.max(self.updated);
+        self.credit = self.credit.saturating_add(passed).min(BURST * SECOND / RATE);
+        let allowed = self.credit >= SECOND / RATE;
+        if allowed {
+            self.credit -= SECOND / RATE;
+        }
+        allowed
+    }
+}
+
 /// Whether one more error may be sent now.
 fn may_send() -> bool {
     let now = rumpuser_clock_monotonic();
-    let allowed = {
-        let mut bucket = BUCKET.lock();
-        let passed = now.saturating_sub(bucket.updated);
-        bucket.updated = now;
-        bucket.credit = bucket.credit.saturating_add(passed).min(BURST * SECOND / RATE);
-        let allowed = bucket.credit >= SECOND / RATE;
-        if allowed {
-            bucket.credit -= SECOND / RATE;
-        }
-        allowed
-    };
+    let allowed = BUCKET.lock().take(now);
     if !allowed {
         counters::icmp::OUT_RATE_LIMITED.increment();
     }
     allowed
+}
+
+/// Reads arbitrary bytes as headers of both versions: for fuzzing.
+#[doc(hidden)]
+pub fn fuzz(bytes: &[u8]) {
+    let _ = (ip::v4::parse(bytes), ip::v6::parse(bytes));
 }
 
 /// An ICMP message that quotes a packet, `room` bytes of it at most. `None` without memory.
@@ -53,4 +63,19 @@ fn quoting(incoming: &Incoming<'_>, data: &Chain, header: [u8; HEADER], room: us
     let mut packet = Packet { payload: quoted, ..Packet::default() };
     packet.header.prepend(HEADER).copy_from_slice(&header);
     Some(packet)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_limited_to_a_burst_and_a_rate() {
+        let mut bucket = Bucket { credit: BURST * SECOND / RATE, updated: 0 };
+        let mut sent = |now: u64| (0..1000).filter(|_| bucket.take(now)).count() as u64;
+        assert_eq!(sent(SECOND), BURST);
+        assert_eq!(sent(SECOND + 10 * SECOND / RATE), 10);
+        assert_eq!(sent(SECOND), 0);
+        assert_eq!(sent(100 * SECOND), BURST);
+    }
 }

@@ -10,6 +10,7 @@ use crate::{
     address,
     checksum::{self, Sum},
     ip::{self, FlowErrorKind, Incoming, Outgoing, counters, error, protocol},
+    multicast,
     neighbour::discovery,
     packet::{Chain, Packet},
     route::{self, Query},
@@ -57,6 +58,14 @@ pub(crate) fn input(incoming: &Incoming<'_>, data: Chain) {
             } else {
                 counters::icmp::IN_ERRORS.increment();
             }
+            return;
+        }
+        Icmpv6Message::MldQuery => {
+            multicast::mld::input(incoming, data);
+            return;
+        }
+        _ if kind == multicast::mld::REPORT1 => {
+            multicast::mld::input(incoming, data);
             return;
         }
         Icmpv6Message::DstUnreachable => {

@@ -1,7 +1,7 @@
 //! From IP to the transport protocols.
 
 use super::{Incoming, counters, protocol};
-use crate::{configuration, icmp, packet::Chain, tcp, udp};
+use crate::{configuration, icmp, multicast, packet::Chain, tcp, udp};
 
 /// Hands a packet to its protocol; `data` begins with the transport header.
 pub(crate) fn deliver(incoming: &Incoming<'_>, data: Chain) {
@@ -25,6 +25,7 @@ pub(crate) fn deliver_or_complain(incoming: &Incoming<'_>, mut data: Chain, next
             data.pull_up(data.len().min(icmp::HEADER));
             icmp::v6::input(incoming, data);
         }
+        (protocol::IGMP, true) => multicast::igmp::input(incoming, data),
         (_, true) => {
             counters::ip::IN_UNKNOWN_PROTOCOLS.increment();
             icmp::v4::unreachable(incoming, &data, icmp::v4::PROTOCOL_UNREACHABLE);

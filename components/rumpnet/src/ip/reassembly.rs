@@ -263,6 +263,12 @@ pub(crate) fn expire(now: u64) -> u64 {
     next
 }
 
+/// How many packets are in the making.
+#[cfg(test)]
+pub(crate) fn packets() -> usize {
+    STATE.lock().packets.len()
+}
+
 fn complain(interface: &Arc<Interface>, key: &Key, partial: &Partial, first: &Chain) {
     let incoming = Incoming {
         interface,

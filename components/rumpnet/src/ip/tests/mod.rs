@@ -1,5 +1,9 @@
 //! The internet layer against a test device: what goes out for what comes in.
 
+mod fragments;
+mod mutations;
+mod six;
+
 use std::{
     format,
     net::{IpAddr, Ipv4Addr},
