@@ -53,6 +53,11 @@ mod common {
 
 const NO_VECTOR: u16 = 0xffff;
 
+/// The type of network devices.
+const NETWORK: u32 = 1;
+/// The most queues of a device that QEMU makes (VIRTIO_QUEUE_MAX).
+const MOST_QUEUES: u16 = 1024;
+
 /// A virtio device on PCI.
 pub struct Pci {
     device: Arc<dyn PciDevice>,
@@ -106,6 +111,11 @@ impl Pci {
         let interrupt_status = find(INTERRUPT_STATUS, 1)?;
         let config = find(DEVICE, 1);
         let notify = find(NOTIFY, 2)?;
+        // Before features are negotiated, QEMU counts the queues of a network device without further pairs.
+        let queues = match kind {
+            NETWORK => MOST_QUEUES,
+            _ => common.read16(common::QUEUES),
+        };
         Some(Pci {
             device: device.clone(),
             kind,
@@ -114,7 +124,7 @@ impl Pci {
             notify_multiplier: multiplier,
             interrupt_status,
             config,
-            doorbells: (0..common.read16(common::QUEUES)).map(|_| OnceBox::new()).collect(),
+            doorbells: (0..queues).map(|_| OnceBox::new()).collect(),
             vectors: InterruptLock::new(Vectors::Shared),
         })
     }
