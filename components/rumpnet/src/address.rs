@@ -12,6 +12,7 @@ use rumpuser::{NEVER, rumpuser_clock_monotonic, sync::SpinLock};
 use crate::{
     change::{self, Change},
     interface::{self, Interface},
+    ip::path,
     multicast, neighbour, route, service,
 };
 
@@ -353,7 +354,7 @@ pub(crate) fn expire(now: u64) -> u64 {
             next = next.min(entry.valid_until);
         }
     }
-    next.min(route::expire(now))
+    next.min(route::expire(now)).min(path::expire(now))
 }
 
 #[cfg(test)]

@@ -6,9 +6,12 @@ use core::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use rumpuser::{rumpuser_clock_monotonic, sync::SpinLock};
+use rumpuser::{NEVER, rumpuser_clock_monotonic, sync::SpinLock};
 
-use crate::{route, service::SECOND};
+use crate::{
+    route,
+    service::{self, SECOND, Task},
+};
 
 /// The smallest MTU that a message may set for IPv4: less is an attack or useless (Linux's `min_pmtu`).
 const LEAST4: usize = 552;
@@ -57,8 +60,25 @@ pub(crate) fn reduce(destination: IpAddr, mtu: usize) -> usize {
         paths.insert(destination, (mtu, now + LIFETIME));
         COUNT.store(paths.len(), Ordering::Relaxed);
     }
+    service::at(Task::Addresses, now + LIFETIME);
     route::invalidate();
     mtu
+}
+
+/// Forgets what is too old; returns when to look again.
+pub(crate) fn expire(now: u64) -> u64 {
+    let (gone, next) = {
+        let mut paths = PATHS.lock();
+        let before = paths.len();
+        paths.retain(|_, &mut (_, until)| until > now);
+        COUNT.store(paths.len(), Ordering::Relaxed);
+        (before > paths.len(), paths.values().map(|&(_, until)| until).min().unwrap_or(NEVER))
+    };
+    if gone {
+        // Larger packets are tried again.
+        route::invalidate();
+    }
+    next
 }
 
 /// The MTU to try next when a router didn't say (RFC 1191 7.1).

@@ -21,7 +21,7 @@ use crate::{
     interface::Interface,
     link,
     packet::Packet,
-    random,
+    random, route,
     service::{self, MILLISECOND, SECOND, Task},
 };
 
@@ -298,6 +298,7 @@ impl Neighbour {
     fn run(&self, interface: &Arc<Interface>, now: u64) -> (u64, VecDeque<(Packet, u16, usize)>) {
         let mut ask = Ask::Nobody;
         let mut lost = VecDeque::new();
+        let mut failed = false;
         let next = {
             let mut inner = self.inner.lock();
             if inner.deadline > now {
@@ -329,6 +330,7 @@ impl Neighbour {
                 State::Probe | State::Incomplete => {
                     inner.state = State::Failed;
                     inner.hardware = None;
+                    failed = true;
                     lost = core::mem::take(&mut inner.pending);
                 }
                 State::None | State::Stale | State::Failed | State::Permanent => {}
@@ -337,6 +339,10 @@ impl Neighbour {
             inner.deadline
         };
         self.ask(interface, ask);
+        if failed && route::is_gateway(self.address) {
+            // There may be another one.
+            route::invalidate();
+        }
         (next, lost)
     }
 }

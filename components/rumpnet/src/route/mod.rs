@@ -1,5 +1,6 @@
 //! Routes: the table, and looking up how to reach a destination.
 
+mod cache;
 mod source;
 mod table;
 
@@ -14,7 +15,7 @@ use rumpkern::{Errno, Result};
 
 pub use self::table::{Entry, Kind, Protocol, add, list, remove};
 pub(crate) use self::table::{
-    add_connected, expire, interface_down, remove_connected, remove_of, remove_router,
+    add_connected, expire, interface_down, is_gateway, remove_connected, remove_of, remove_router,
 };
 use crate::{
     address,
@@ -28,7 +29,7 @@ use crate::{
 static GENERATION: AtomicU64 = AtomicU64::new(1);
 
 /// What is asked for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Query {
     /// Where to.
     pub destination: IpAddr,
@@ -95,6 +96,15 @@ fn loopback_neighbour() -> Arc<Neighbour> {
 /// EADDRNOTAVAIL without an address to send from, ENODEV if the interface is not there, ENOBUFS if there are too
 /// many neighbours.
 pub fn lookup(query: &Query) -> Result<Route> {
+    if let Some(route) = cache::get(query) {
+        return Ok(route);
+    }
+    let route = find(query)?;
+    cache::put(query, &route);
+    Ok(route)
+}
+
+fn find(query: &Query) -> Result<Route> {
     let generation = GENERATION.load(Ordering::Acquire);
     let destination = query.destination;
     let wanted = match query.interface {

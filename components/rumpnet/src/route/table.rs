@@ -147,6 +147,11 @@ pub fn add(mut entry: Entry) -> Result<()> {
     Ok(())
 }
 
+/// Whether a neighbour is a router of ours.
+pub(crate) fn is_gateway(address: IpAddr) -> bool {
+    TABLE.lock().iter().any(|entry| entry.gateway == Some(address))
+}
+
 /// Removes the routes that `fits` says.
 fn remove_where(fits: impl Fn(&Entry) -> bool) -> usize {
     let mut gone = Vec::new();
