@@ -116,7 +116,8 @@ pub fn bake(request: &BakeRequest, report: &dyn Report) -> Result<Manifest, Erro
     let (configuration, mut tree) = prepare(request, collection, report)?;
     let kernel = kernel::kernel(request.config, report)?;
     report.step("packing the root file system");
-    let in_kernel = sbom::Kernel { sha256: hash::bytes(&kernel), crates: kernel::crates(request.config)? };
+    let sha256 = hash::bytes(&kernel);
+    let in_kernel = sbom::Kernel { crates: kernel::crates(request.config, &sha256)?, sha256 };
     sbom::add(&mut tree, &configuration.hostname, &in_kernel, &request.components)?;
     let kernel = Kernel::parse(&kernel)?;
     let layout = writer::Layout::new(&tree)?;

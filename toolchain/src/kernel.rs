@@ -141,10 +141,15 @@ pub fn kernel(config: &Config, report: &dyn Report) -> Result<Vec<u8>, Error> {
 }
 
 /// The crates that are in the kernel of a configuration, for the bill of materials; none for a kernel that was
-/// built elsewhere.
-pub fn crates(config: &Config) -> Result<Vec<Component>, Error> {
+/// built elsewhere. They are kept by the kernel's hash.
+pub fn crates(config: &Config, sha256: &str) -> Result<Vec<Component>, Error> {
     if env::var_os(KERNEL_VARIABLE).is_some() {
         return Ok(Vec::new());
+    }
+    let folder = cache_directory()?.join("kernel-crates");
+    let kept = folder.join(sha256);
+    if let Some(crates) = fs::read(&kept).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
+        return Ok(crates);
     }
     let mut command = Command::new("cargo");
     command.args(["tree", "--locked", "--package", "kernel", "--target", TARGET, "--edges", "normal"]);
@@ -160,6 +165,12 @@ pub fn crates(config: &Config) -> Result<Vec<Component>, Error> {
     let mut crates: Vec<_> = String::from_utf8_lossy(&output.stdout).lines().filter_map(tree_line).collect();
     crates.sort();
     crates.dedup();
+    fs::create_dir_all(&folder).map_err(host_error(folder.display()))?;
+    let json = serde_json::to_vec(&crates).unwrap_or_default();
+    let mut temporary = tempfile::NamedTempFile::new_in(&folder).map_err(host_error(folder.display()))?;
+    io::Write::write_all(&mut temporary, &json).map_err(host_error(folder.display()))?;
+    temporary.persist(&kept).map_err(|error| error.error).map_err(host_error(kept.display()))?;
+    forget_old(&folder);
     Ok(crates)
 }
 

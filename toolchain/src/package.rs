@@ -113,20 +113,14 @@ pub fn versions(packages: &[Package], names: &[String]) -> Result<Vec<String>, E
     Ok(versions)
 }
 
-/// Which package has each of the wanted files, by index; `normal` brings the names of a file together.
-pub fn owners(
-    packages: &[Package],
-    wanted: &HashSet<PathBuf>,
-    normal: impl Fn(&Path) -> PathBuf,
-) -> HashMap<PathBuf, usize> {
+/// Which package lists each of the wanted paths, by index.
+pub fn owners(packages: &[Package], wanted: &HashSet<Vec<u8>>) -> HashMap<Vec<u8>, usize> {
     let mut owners = HashMap::new();
     for (index, package) in packages.iter().enumerate() {
-        for file in files(package).unwrap_or_default() {
-            let path = normal(Path::new(&file));
-            if wanted.contains(&path) {
-                owners.insert(path, index);
-            }
-        }
+        // Names that aren't UTF-8 are nobody's: Debian Policy forbids them (section 10.10).
+        let list = fs::read_to_string(list_of(package)).unwrap_or_default();
+        let found = list.lines().map(str::as_bytes).filter(|line| wanted.contains(*line));
+        owners.extend(found.map(|line| (line.to_vec(), index)));
     }
     owners
 }
@@ -161,11 +155,15 @@ fn compiled_forms(file: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-fn files(package: &Package) -> Result<Vec<String>, Error> {
+/// The file with the names of a package's files.
+fn list_of(package: &Package) -> PathBuf {
     let folder = Path::new(DATABASE).join("info");
-    let plain = folder.join(format!("{}.list", package.name));
     let qualified = folder.join(format!("{}:{}.list", package.name, package.architecture));
-    let path = if qualified.exists() { qualified } else { plain };
+    if qualified.exists() { qualified } else { folder.join(format!("{}.list", package.name)) }
+}
+
+fn files(package: &Package) -> Result<Vec<String>, Error> {
+    let path = list_of(package);
     let text = fs::read_to_string(&path).map_err(|source| Error::Database { path, source })?;
     Ok(text.lines().filter(|line| line.starts_with('/') && *line != "/.").map(String::from).collect())
 }

@@ -229,26 +229,27 @@ fn files(tree: &Tree) -> Vec<File> {
 /// Which package a file of the host belongs to.
 struct Owners {
     packages: Vec<package::Package>,
-    by_path: HashMap<PathBuf, usize>,
+    by_path: HashMap<Vec<u8>, usize>,
 }
 
 impl Owners {
     fn owner(&self, host: &Path) -> Option<&package::Package> {
-        self.packages.get(*self.by_path.get(&listed_as(host))?)
+        let index = names(host).into_iter().find_map(|name| self.by_path.get(&name))?;
+        self.packages.get(*index)
     }
 }
 
 fn owners(files: &[File]) -> Owners {
     // Without dpkg there are no packages.
     let packages = package::database().unwrap_or_default();
-    let wanted = files.iter().map(|file| listed_as(&file.host)).collect();
-    let by_path = package::owners(&packages, &wanted, listed_as);
+    let wanted = files.iter().flat_map(|file| names(&file.host)).collect();
+    let by_path = package::owners(&packages, &wanted);
     Owners { packages, by_path }
 }
 
-/// One name for the names of a file: `/lib` and `/usr/lib` are the same folder, and what Python compiled belongs to
-/// what it was compiled from.
-fn listed_as(path: &Path) -> PathBuf {
+/// The names that a package may list a file by: `/lib` and `/usr/lib` are the same folder, and what Python compiled
+/// belongs to what it was compiled from.
+fn names(path: &Path) -> Vec<Vec<u8>> {
     let mut path = path.to_path_buf();
     if path.extension().is_some_and(|extension| extension == "pyc")
         && let Some(cache) = path.parent().filter(|folder| folder.ends_with("__pycache__"))
@@ -257,12 +258,11 @@ fn listed_as(path: &Path) -> PathBuf {
     {
         path = folder.join(format!("{stem}.py"));
     }
-    for folder in ["bin", "sbin", "lib", "lib64"] {
-        if let Ok(rest) = path.strip_prefix(Path::new("/").join(folder)) {
-            return Path::new("/usr").join(folder).join(rest);
-        }
-    }
-    path
+    let other = match path.strip_prefix("/usr") {
+        Ok(rest) => Path::new("/").join(rest),
+        Err(_) => Path::new("/usr").join(path.strip_prefix("/").unwrap_or(&path)),
+    };
+    [path, other].into_iter().map(|path| path.into_os_string().into_encoded_bytes()).collect()
 }
 
 /// The distribution's name and release, as `debian` and `12`.
@@ -328,11 +328,11 @@ mod tests {
     }
 
     #[test]
-    fn names_of_one_file_agree() {
-        let same =
-            |left: &str, right: &str| assert_eq!(listed_as(Path::new(left)), listed_as(Path::new(right)));
-        same("/lib/x86_64-linux-gnu/libc.so.6", "/usr/lib/x86_64-linux-gnu/libc.so.6");
-        same("/usr/lib/python3.11/__pycache__/abc.cpython-311.pyc", "/usr/lib/python3.11/abc.py");
-        assert_eq!(listed_as(Path::new("/library/x")), Path::new("/library/x"));
+    fn files_have_the_names_that_packages_list() {
+        let listed = |path: &str, name: &str| names(Path::new(path)).contains(&name.as_bytes().to_vec());
+        assert!(listed("/usr/lib/x86_64-linux-gnu/libc.so.6", "/lib/x86_64-linux-gnu/libc.so.6"));
+        assert!(listed("/bin/sh", "/usr/bin/sh") && listed("/bin/sh", "/bin/sh"));
+        let compiled = "/usr/lib/python3.11/__pycache__/abc.cpython-311.pyc";
+        assert!(listed(compiled, "/usr/lib/python3.11/abc.py") && !listed(compiled, compiled));
     }
 }
