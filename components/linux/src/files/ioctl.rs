@@ -12,6 +12,7 @@ use super::{
     context::Names,
     open::install,
     open_file::{OpenFile, SignalOwner},
+    socket,
 };
 
 const FIONREAD: u32 = 0x541b;
@@ -49,6 +50,9 @@ pub fn ioctl(task: &Task, descriptor: i32, request: u32, argument: usize) -> Res
         TIOCGPTPEER => {
             let master = file.downcast::<PtyMaster>().ok_or(Errno::ENOTTY)?;
             return open_peer(task, master, OpenFlags::from_bits_truncate(argument as u32));
+        }
+        _ if socket::interface::is_ours(request) && rumpnet::socket::of_file(&**file.file()).is_ok() => {
+            return socket::interface::ioctl(task, request, argument);
         }
         _ if is_kind(&file, Kind::Regular) => return regular(&file, request, argument),
         _ => return file.file().ioctl(request, argument),

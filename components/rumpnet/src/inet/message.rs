@@ -235,7 +235,12 @@ impl MessageCore {
     /// Receives a message.
     pub fn receive(&self, sink: &mut Sink<'_>, flags: MessageFlags) -> Result<Received> {
         if flags.contains(MessageFlags::ERROR_QUEUE) {
-            return self.errors.receive(self.base.domain(), sink);
+            let received = self.errors.receive(self.base.domain(), sink)?;
+            if self.errors.is_empty() {
+                // The pending error was about what has been read now.
+                let _ = self.base.take_error();
+            }
+            return Ok(received);
         }
         if flags.contains(MessageFlags::OUT_OF_BAND) {
             return Err(Errno::EOPNOTSUPP);
@@ -378,7 +383,7 @@ impl MessageCore {
                 let route = remote.and_then(|remote| self.route_to(remote, &Wishes::default()).ok());
                 self.options.option(level, name, route.map(|route| route.mtu))
             }
-            _ => Err(Errno::ENOPROTOOPT),
+            _ => Err(unknown_level(self.base.domain())),
         }
     }
 
@@ -425,6 +430,11 @@ impl MessageCore {
 fn is_broadcast(address: IpAddr) -> bool {
     matches!(address, IpAddr::V4(four) if four.is_broadcast()
         || interface::list().iter().any(|interface| interface.addresses.is_broadcast(four)))
+}
+
+/// What getsockopt(2) says of a level that is not there, which depends on the family.
+pub fn unknown_level(domain: Domain) -> Errno {
+    if domain == Domain::Inet { Errno::EOPNOTSUPP } else { Errno::ENOPROTOOPT }
 }
 
 /// As [`MessageCore::check_bind`], for sockets of other makes.

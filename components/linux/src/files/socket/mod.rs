@@ -1,6 +1,7 @@
 //! The socket calls.
 
 mod address;
+pub mod interface;
 mod message;
 mod options;
 

@@ -7,7 +7,10 @@ use rumpkern::{Errno, Result};
 use super::{StreamSocket, information};
 use crate::{
     base::{Switches, name},
-    inet::options::{interface_name, set_interface},
+    inet::{
+        message::unknown_level,
+        options::{interface_name, set_interface},
+    },
     option::{Value, int, level},
     tcp::{Algorithm, Settings},
 };
@@ -100,7 +103,7 @@ impl StreamSocket {
                 self.options.option(level, option, mtu)
             }
             (level::TCP, option) => self.tcp_value(option),
-            _ => Err(Errno::ENOPROTOOPT),
+            _ => Err(unknown_level(self.base.domain())),
         }
     }
 
