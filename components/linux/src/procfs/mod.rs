@@ -6,6 +6,7 @@ mod descriptors;
 mod maps;
 mod mounts;
 mod network;
+mod network_settings;
 mod process;
 mod settings;
 mod status;

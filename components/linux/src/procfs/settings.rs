@@ -10,6 +10,7 @@ use rumpvfs::{
     pipe,
 };
 
+use super::network_settings;
 use crate::{
     registry::{PID_MAX, most_tasks},
     uts,
@@ -21,13 +22,13 @@ pub(super) fn directory() -> Entry {
         Fixed::new()
             .with("fs", file_systems())
             .with("kernel", kernel())
-            .with("net", network())
+            .with("net", network_settings::directory())
             .with("vm", memory()),
     )
 }
 
 /// A number that can be changed, though nothing here depends on it.
-fn number(value: u64) -> Entry {
+pub(super) fn number(value: u64) -> Entry {
     let cell = Arc::new(AtomicU64::new(value));
     let other = cell.clone();
     Entry::writable(
@@ -39,12 +40,12 @@ fn number(value: u64) -> Entry {
     )
 }
 
-fn parse(text: &[u8]) -> Result<u64> {
+pub(super) fn parse(text: &[u8]) -> Result<u64> {
     core::str::from_utf8(text).ok().and_then(|text| text.trim().parse().ok()).ok_or(Errno::EINVAL)
 }
 
 /// A number that cannot be changed.
-fn fixed_number(value: u64) -> Entry {
+pub(super) fn fixed_number(value: u64) -> Entry {
     Entry::text(move || format!("{value}\n").into_bytes())
 }
 
@@ -183,35 +184,5 @@ fn file_systems() -> Entry {
             .with("protected_regular", number(0))
             .with("protected_symlinks", number(0))
             .with("suid_dumpable", number(0)),
-    )
-}
-
-fn network() -> Entry {
-    let core = Fixed::new()
-        .with("netdev_max_backlog", number(1000))
-        .with("optmem_max", number(20480))
-        .with("rmem_default", number(212_992))
-        .with("rmem_max", number(212_992))
-        .with("somaxconn", number(4096))
-        .with("wmem_default", number(212_992))
-        .with("wmem_max", number(212_992));
-    let ipv4 = Fixed::new()
-        .with("ip_local_port_range", Entry::constant("32768\t60999\n"))
-        .with("ip_unprivileged_port_start", number(1024))
-        .with("tcp_fin_timeout", number(60))
-        .with("tcp_keepalive_intvl", number(75))
-        .with("tcp_keepalive_probes", number(9))
-        .with("tcp_keepalive_time", number(7200))
-        .with("tcp_max_syn_backlog", number(1024))
-        .with("tcp_rmem", Entry::constant("4096\t131072\t6291456\n"))
-        .with("tcp_syncookies", number(1))
-        .with("tcp_tw_reuse", number(2))
-        .with("tcp_wmem", Entry::constant("4096\t16384\t4194304\n"));
-    let unix = Fixed::new().with("max_dgram_qlen", number(512));
-    Entry::directory(
-        Fixed::new()
-            .with("core", Entry::directory(core))
-            .with("ipv4", Entry::directory(ipv4))
-            .with("unix", Entry::directory(unix)),
     )
 }

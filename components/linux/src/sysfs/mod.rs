@@ -1,5 +1,7 @@
 //! /sys, as far as real programs read it: the CPUs, the memory node, huge pages, block devices.
 
+mod network;
+
 use alloc::{format, string::String, sync::Arc, vec::Vec};
 
 use rumpuser::{rumpuser_cpu_count, rumpuser_cpu_info};
@@ -31,17 +33,9 @@ fn empty() -> Entry {
 }
 
 fn class() -> Fixed {
-    let lo = Fixed::new()
-        .with("address", Entry::constant("00:00:00:00:00:00\n"))
-        .with("carrier", Entry::constant("1\n"))
-        .with("flags", Entry::constant("0x9\n"))
-        .with("ifindex", Entry::constant("1\n"))
-        .with("mtu", Entry::constant("65536\n"))
-        .with("operstate", Entry::constant("unknown\n"))
-        .with("type", Entry::constant("772\n"));
     Fixed::new()
         .with("block", Entry::directory(Disks))
-        .with("net", Entry::directory(Fixed::new().with("lo", Entry::directory(lo))))
+        .with("net", Entry::directory(network::Interfaces))
         .with("tty", empty())
 }
 

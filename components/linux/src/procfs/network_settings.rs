@@ -1,0 +1,204 @@
+//! /proc/sys/net. What the stack asks for can be changed; the rest is kept, for programs that write and read back.
+
+use alloc::{format, vec::Vec};
+use core::sync::atomic::{AtomicI32, AtomicU16, AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+use rumpkern::{Errno, Result};
+use rumpnet::{
+    base::limits,
+    inet::{self, options::DEFAULT_HOPS},
+    ports::{EPHEMERAL_FIRST, EPHEMERAL_LAST},
+    tcp::{
+        control::{RECEIVE_BUFFER, RECEIVE_BUFFER_LIMIT, SEND_BUFFER, SEND_BUFFER_LIMIT},
+        listener::BACKLOG_LIMIT,
+    },
+};
+use rumpvfs::generated::{Entry, Fixed};
+
+use super::settings::{fixed_number, number, parse};
+
+/// A setting of the stack: shown, and changed, as a number.
+fn setting(
+    read: impl Fn() -> u64 + Send + Sync + 'static,
+    write: impl Fn(u64) -> Result<()> + Send + Sync + 'static,
+) -> Entry {
+    Entry::writable(move || Ok(format!("{}\n", read()).into_bytes()), move |text| write(parse(text)?))
+}
+
+fn size(cell: &'static AtomicUsize) -> Entry {
+    let write = move |value| {
+        let value = usize::try_from(value).ok().filter(|&value| value <= i32::MAX as usize);
+        cell.store(value.ok_or(Errno::EINVAL)?, Relaxed);
+        Ok(())
+    };
+    setting(move || cell.load(Relaxed) as u64, write)
+}
+
+/// The longest accept queue, of all families.
+fn backlog() -> Entry {
+    setting(
+        || limits::BACKLOG_MOST.load(Relaxed) as u64,
+        |value| {
+            let value = usize::try_from(value).ok().filter(|&value| value <= i32::MAX as usize);
+            let value = value.ok_or(Errno::EINVAL)?;
+            limits::BACKLOG_MOST.store(value, Relaxed);
+            BACKLOG_LIMIT.store(value, Relaxed);
+            Ok(())
+        },
+    )
+}
+
+fn all_families() -> Entry {
+    Entry::directory(
+        Fixed::new()
+            .with("busy_poll", number(0))
+            .with("busy_read", number(0))
+            .with("default_qdisc", Entry::constant("fq\n"))
+            .with("dev_weight", fixed_number(64))
+            .with("netdev_budget", number(300))
+            .with("netdev_max_backlog", number(1000))
+            .with("optmem_max", number(20480))
+            .with("rmem_default", size(&limits::RECEIVE_DEFAULT))
+            .with("rmem_max", size(&limits::RECEIVE_MOST))
+            .with("somaxconn", backlog())
+            .with("wmem_default", size(&limits::SEND_DEFAULT))
+            .with("wmem_max", size(&limits::SEND_MOST)),
+    )
+}
+
+fn triple(least: u64, first: u64, most: u64) -> Entry {
+    Entry::text(move || format!("{least}\t{first}\t{most}\n").into_bytes())
+}
+
+fn hops() -> Entry {
+    let cell: &'static AtomicI32 = &DEFAULT_HOPS;
+    setting(
+        move || cell.load(Relaxed) as u64,
+        move |value| match value {
+            1..=255 => {
+                cell.store(value as i32, Relaxed);
+                Ok(())
+            }
+            _ => Err(Errno::EINVAL),
+        },
+    )
+}
+
+fn first_unprivileged_port() -> Entry {
+    let cell: &'static AtomicU16 = &inet::FIRST_UNPRIVILEGED_PORT;
+    setting(
+        move || u64::from(cell.load(Relaxed)),
+        move |value| {
+            cell.store(u16::try_from(value).map_err(|_| Errno::EINVAL)?, Relaxed);
+            Ok(())
+        },
+    )
+}
+
+/// The groups whose members may make ping sockets.
+fn ping_groups() -> Entry {
+    static RANGE: AtomicU64 = AtomicU64::new(i32::MAX as u64);
+    Entry::writable(
+        || {
+            let range = RANGE.load(Relaxed);
+            Ok(format!("{}\t{}\n", range >> 32, range as u32).into_bytes())
+        },
+        |text| {
+            let text = core::str::from_utf8(text).map_err(|_| Errno::EINVAL)?;
+            let numbers: Vec<u32> = text
+                .split_whitespace()
+                .map(|word| word.parse().map_err(|_| Errno::EINVAL))
+                .collect::<Result<_>>()?;
+            let [first, last] = numbers[..] else { return Err(Errno::EINVAL) };
+            RANGE.store(u64::from(first) << 32 | u64::from(last), Relaxed);
+            Ok(())
+        },
+    )
+}
+
+fn ipv4() -> Entry {
+    // Many programs look at these, and some set them; the stack has its own mind about them.
+    let kept = [
+        ("icmp_echo_ignore_all", 0),
+        ("icmp_echo_ignore_broadcasts", 1),
+        ("icmp_ratelimit", 1000),
+        ("igmp_max_memberships", 20),
+        ("ip_forward", 0),
+        ("ip_no_pmtu_disc", 0),
+        ("ip_nonlocal_bind", 0),
+        ("tcp_abort_on_overflow", 0),
+        ("tcp_autocorking", 0),
+        ("tcp_ecn", 2),
+        ("tcp_fastopen", 0),
+        ("tcp_fin_timeout", 60),
+        ("tcp_keepalive_intvl", 75),
+        ("tcp_keepalive_probes", 9),
+        ("tcp_keepalive_time", 7200),
+        ("tcp_max_orphans", 16384),
+        ("tcp_max_syn_backlog", 1024),
+        ("tcp_max_tw_buckets", 32768),
+        ("tcp_moderate_rcvbuf", 1),
+        ("tcp_mtu_probing", 0),
+        ("tcp_no_metrics_save", 1),
+        ("tcp_notsent_lowat", 4_294_967_295),
+        ("tcp_orphan_retries", 0),
+        ("tcp_retries1", 3),
+        ("tcp_retries2", 15),
+        ("tcp_rfc1337", 0),
+        ("tcp_sack", 1),
+        ("tcp_slow_start_after_idle", 1),
+        ("tcp_syn_retries", 6),
+        ("tcp_synack_retries", 5),
+        ("tcp_syncookies", 1),
+        ("tcp_timestamps", 1),
+        ("tcp_tw_reuse", 2),
+        ("tcp_window_scaling", 1),
+    ];
+    let mut fixed = Fixed::new()
+        .with("ip_default_ttl", hops())
+        .with(
+            "ip_local_port_range",
+            Entry::text(|| format!("{EPHEMERAL_FIRST}\t{EPHEMERAL_LAST}\n").into_bytes()),
+        )
+        .with("ip_local_reserved_ports", Entry::constant("\n"))
+        .with("ip_unprivileged_port_start", first_unprivileged_port())
+        .with("ping_group_range", ping_groups())
+        .with("tcp_allowed_congestion_control", Entry::constant("reno cubic\n"))
+        .with("tcp_available_congestion_control", Entry::constant("reno cubic\n"))
+        .with("tcp_congestion_control", Entry::constant("cubic\n"))
+        .with("tcp_rmem", triple(4096, RECEIVE_BUFFER.into(), RECEIVE_BUFFER_LIMIT.into()))
+        .with("tcp_wmem", triple(4096, SEND_BUFFER.into(), SEND_BUFFER_LIMIT.into()));
+    for (name, value) in kept {
+        fixed.add(name, number(value));
+    }
+    Entry::directory(fixed)
+}
+
+fn ipv6() -> Entry {
+    let all = || {
+        Entry::directory(
+            Fixed::new()
+                .with("accept_ra", number(1))
+                .with("autoconf", number(1))
+                .with("disable_ipv6", number(0))
+                .with("forwarding", number(0)),
+        )
+    };
+    Entry::directory(
+        Fixed::new()
+            .with("bindv6only", number(0))
+            .with("conf", Entry::directory(Fixed::new().with("all", all()).with("default", all()))),
+    )
+}
+
+/// The directory.
+pub(super) fn directory() -> Entry {
+    let unix = Fixed::new().with("max_dgram_qlen", number(512));
+    Entry::directory(
+        Fixed::new()
+            .with("core", all_families())
+            .with("ipv4", ipv4())
+            .with("ipv6", ipv6())
+            .with("unix", Entry::directory(unix)),
+    )
+}
