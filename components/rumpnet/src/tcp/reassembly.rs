@@ -10,6 +10,9 @@ use crate::packet::Chain;
 
 /// The most pieces that are kept apart; a sender that leaves more holes sends the rest again.
 const PIECES: usize = 192;
+/// So many fragments are kept of any length; more only if they have [`LEAST`] bytes on average.
+const FRAGMENTS: usize = 64;
+const LEAST: usize = 512;
 
 #[derive(Debug)]
 struct Piece {
@@ -31,6 +34,7 @@ pub struct Reassembly {
     /// In order, none touching the next.
     pieces: Vec<Piece>,
     length: usize,
+    fragments: usize,
     stamp: u32,
     duplicate: Option<Range>,
 }
@@ -38,7 +42,7 @@ pub struct Reassembly {
 impl Reassembly {
     /// Nothing.
     pub const fn new() -> Self {
-        Reassembly { pieces: Vec::new(), length: 0, stamp: 0, duplicate: None }
+        Reassembly { pieces: Vec::new(), length: 0, fragments: 0, stamp: 0, duplicate: None }
     }
 
     /// Bytes that wait.
@@ -63,9 +67,15 @@ impl Reassembly {
         let first = self.pieces.partition_point(|piece| piece.end().is_before(start));
         let last = self.pieces.partition_point(|piece| !piece.start.is_after(end));
         self.stamp = self.stamp.wrapping_add(1);
+        // Each fragment keeps a page: many short ones would keep far more memory than the window allows.
+        let fragments = self.fragments + data.fragments().len();
+        if fragments > FRAGMENTS && fragments * LEAST > self.length + data.len() {
+            return;
+        }
         if first == last {
             if self.pieces.len() < PIECES {
                 self.length += data.len();
+                self.fragments += data.fragments().len();
                 self.pieces.insert(first, Piece { start, data, stamp: self.stamp });
             }
             return;
@@ -81,6 +91,7 @@ impl Reassembly {
         let mut at = start;
         for (number, piece) in self.pieces.drain(first..last).enumerate() {
             self.length -= piece.data.len();
+            self.fragments -= piece.data.fragments().len();
             if number == 0 && piece.start.is_before(start) {
                 joined_start = piece.start;
             } else if at.is_before(piece.start) {
@@ -98,6 +109,7 @@ impl Reassembly {
         }
         joined.append(data);
         self.length += joined.len();
+        self.fragments += joined.fragments().len();
         self.pieces.insert(first, Piece { start: joined_start, data: joined, stamp: self.stamp });
     }
 
@@ -109,6 +121,7 @@ impl Reassembly {
             }
             let mut piece = self.pieces.remove(0);
             self.length -= piece.data.len();
+            self.fragments -= piece.data.fragments().len();
             if piece.end().is_after(next) {
                 piece.data.advance((next - piece.start) as usize);
                 return Some(piece.data);
@@ -153,6 +166,7 @@ impl Reassembly {
     pub fn clear(&mut self) {
         self.pieces = Vec::new();
         self.length = 0;
+        self.fragments = 0;
     }
 }
 
@@ -215,9 +229,20 @@ mod tests {
     }
 
     #[test]
+    fn short_segments_do_not_keep_a_page_each_without_end() {
+        let mut reassembly = Reassembly::new();
+        (0..10_000).for_each(|index| reassembly.insert(Sequence(10 + index), chain(0, 1)));
+        assert_eq!((reassembly.len(), reassembly.fragments), (FRAGMENTS, FRAGMENTS));
+        reassembly.insert(Sequence(90_000), chain(0, 100_000));
+        assert_eq!(reassembly.len(), FRAGMENTS + 100_000);
+        assert!(reassembly.take(Sequence(10)).is_some() && reassembly.take(Sequence(90_000)).is_some());
+        assert_eq!((reassembly.len(), reassembly.fragments), (0, 0));
+    }
+
+    #[test]
     fn the_number_of_pieces_has_a_bound() {
         let mut reassembly = Reassembly::new();
-        (0..1000).for_each(|index| reassembly.insert(Sequence(10 + index * 2), chain(0, 1)));
+        (0..1000).for_each(|index| reassembly.insert(Sequence(10 + index * 2000), chain(0, 1000)));
         assert_eq!(reassembly.pieces.len(), PIECES);
     }
 }

@@ -5,6 +5,7 @@ use crate::{
     packet::Chain,
     tcp::{
         estimator::{MILLISECOND, SECOND},
+        memory,
         segment::{Flags, Segment},
         sequence::Sequence,
     },
@@ -36,6 +37,7 @@ impl Tcb {
             && !segment.congestion
             && self.reassembly.is_empty()
             && payload.len() <= (self.advertised - self.expected) as usize
+            && (payload.is_empty() || !memory::is_exhausted())
             && !segment.acknowledgement.is_after(self.next)
             && !segment.acknowledgement.is_before(self.unacknowledged)
             && self.is_fresh(segment, now);
@@ -356,6 +358,11 @@ impl Tcb {
         }
         let payload = core::mem::take(payload);
         if payload.is_empty() {
+            return Changes::empty();
+        }
+        // Without memory for all, everybody gets a little.
+        if memory::is_exhausted() && (start != self.expected || !self.receive.is_empty()) {
+            crate::tcp::counters::tcp::MEMORY_PRESSURE.increment();
             return Changes::empty();
         }
         if start != self.expected {
