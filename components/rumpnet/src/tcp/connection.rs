@@ -155,8 +155,7 @@ impl Connection {
         inner.share.update(inner.tcb.memory());
         let deadline = inner.tcb.deadline();
         if deadline < inner.scheduled {
-            timers::schedule(self, inner.scheduled, deadline);
-            inner.scheduled = deadline;
+            inner.scheduled = timers::schedule(self, inner.scheduled, deadline);
         }
         if !changes.is_empty() {
             self.announce(inner, changes);

@@ -22,14 +22,9 @@ use super::{
     segment::{Flags, Segment},
     sequence::Sequence,
     table::Key,
+    timers,
 };
-use crate::{
-    ip::Incoming,
-    packet::Chain,
-    ports::Binding,
-    report::report,
-    service::{self, Task},
-};
+use crate::{ip::Incoming, packet::Chain, ports::Binding, report::report};
 
 const BUCKETS: usize = 32;
 
@@ -282,7 +277,7 @@ impl Listener {
         entry.due = now + super::estimator::INITIAL_TIMEOUT;
         state.half_open.insert_unique(hash, entry, |other| other.hash);
         drop(state);
-        service::at(Task::Tcp, entry.due);
+        timers::keep_house(entry.due);
         self.answer(&entry, now, &settings, path_settings);
     }
 

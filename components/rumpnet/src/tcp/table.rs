@@ -18,6 +18,7 @@ use super::{
     segment::Segment,
     sequence::Sequence,
     time_wait::{DURATION, Reaction, TimeWait},
+    timers,
 };
 use crate::{ports::Binding, random};
 
@@ -192,6 +193,9 @@ pub fn remove(connection: &Connection, rest: Option<(TimeWait, Arc<Binding>)>) {
     if let (Some(_), Some((rest, binding))) = (&gone, rest) {
         counters::tcp::TIME_WAIT.increment();
         let entry = Waiting { key: connection.key, hash, rest, _binding: binding };
+        if guard.order.is_empty() {
+            timers::keep_house(rest.end);
+        }
         guard.order.push_back((rest.end, entry.key, hash));
         guard.waiting.insert_unique(hash, entry, |other| other.hash);
         if guard.waiting.len() > WAITING

@@ -2,6 +2,7 @@
 //! away changes nothing here, and is found out when the entry is due.
 
 use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use rumpuser::{NEVER, sync::SpinLock};
 
@@ -12,7 +13,16 @@ const SHARDS: usize = 16;
 /// So many connections are looked after before others get the shard's lock.
 const BATCH: usize = 64;
 
+/// Deadlines of connections are put off to multiples of this many nanoseconds (17 ms), so that those of many connections
+/// are met at once.
+const TICK: u64 = 1 << 24;
+/// The same for TIME-WAIT and half-open connections (0.5 s).
+const COARSE_TICK: u64 = 1 << 29;
+
 type Shard = SpinLock<BTreeMap<(u64, usize), Arc<Connection>>>;
+
+/// When TIME-WAIT and half-open connections are looked after.
+static HOUSEKEEPING: AtomicU64 = AtomicU64::new(NEVER);
 
 static QUEUE: [Shard; SHARDS] = [const { SpinLock::new(BTreeMap::new()) }; SHARDS];
 
@@ -24,10 +34,26 @@ fn shard(connection: &Connection) -> &'static Shard {
     &QUEUE[connection.hash as usize % SHARDS]
 }
 
-/// Enters a connection for `deadline`, instead of `before` ([`NEVER`] if it was not entered). Called with the
-/// connection locked.
+fn round_up(deadline: u64, tick: u64) -> u64 {
+    deadline.saturating_add(tick - 1) & !(tick - 1)
+}
+
+/// Has TIME-WAIT and half-open connections looked after at `deadline`.
+pub fn keep_house(deadline: u64) {
+    let deadline = round_up(deadline, COARSE_TICK);
+    if HOUSEKEEPING.fetch_min(deadline, Ordering::AcqRel) > deadline {
+        service::at(Task::Tcp, deadline);
+    }
+}
+
+/// Enters a connection for `deadline`, instead of `before` ([`NEVER`] if it was not entered). Returns for when it is
+/// entered now. Called with the connection locked.
 #[cold]
-pub fn schedule(connection: &Arc<Connection>, before: u64, deadline: u64) {
+pub fn schedule(connection: &Arc<Connection>, before: u64, deadline: u64) -> u64 {
+    let deadline = round_up(deadline, TICK);
+    if deadline == before {
+        return deadline;
+    }
     let mut queue = shard(connection).lock();
     if before != NEVER {
         queue.remove(&(before, identity(connection)));
@@ -35,6 +61,7 @@ pub fn schedule(connection: &Arc<Connection>, before: u64, deadline: u64) {
     queue.insert((deadline, identity(connection)), connection.clone());
     drop(queue);
     service::at(Task::Tcp, deadline);
+    deadline
 }
 
 /// Takes a connection out that was entered for `deadline`. Called with the connection locked.
@@ -66,5 +93,12 @@ pub fn run(now: u64) -> u64 {
             }
         }
     }
-    next.min(table::expire(now)).min(listener::run(now))
+    if HOUSEKEEPING.load(Ordering::Acquire) <= now {
+        HOUSEKEEPING.store(NEVER, Ordering::Release);
+        let again = table::expire(now).min(listener::run(now));
+        if again != NEVER {
+            HOUSEKEEPING.fetch_min(round_up(again, COARSE_TICK), Ordering::AcqRel);
+        }
+    }
+    next.min(HOUSEKEEPING.load(Ordering::Acquire))
 }
