@@ -65,7 +65,13 @@ fn bound(port: u16) -> Vec<u64> {
 
 /// Who has a tap open, if anybody.
 pub fn of_tap(name: &str) -> Option<Holder> {
+    // Another network namespace has taps of its own, perhaps of the same name.
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/net")).ok();
+    let own = namespace("self");
     let holder = first_process(|process| {
+        if namespace(&process.pid.to_string()) != own {
+            return false;
+        }
         let folder = format!("/proc/{}/fdinfo", process.pid);
         // The tun driver tells the interface of a file: "iff:\tNAME".
         let ours = |path: &Path| {
