@@ -21,6 +21,7 @@ pub mod poll;
 pub mod signalfd;
 pub mod socket;
 pub mod splice;
+mod splice_socket;
 pub mod stat;
 pub mod timerfd;
 pub mod xattr;

@@ -18,7 +18,11 @@ use crate::{
     user::{RW_MAX, UserPtr, buffer, read_iovecs},
 };
 
-use super::{io::with_sigpipe, open_file::OpenFile};
+use super::{
+    io::with_sigpipe,
+    open_file::OpenFile,
+    splice_socket::{pages_of, pipe_to_socket, send_file, socket_to_pipe, stream_of},
+};
 
 /// How much is copied at a time.
 const CHUNK: usize = 64 << 10;
@@ -126,8 +130,15 @@ pub fn sendfile(task: &Task, to: i32, from: i32, position: UserPtr<i64>, count: 
     if from.vnode().is_some_and(|vnode| vnode.kind() == Kind::Directory) {
         return Err(Errno::EINVAL);
     }
+    let count = count.min(RW_MAX);
+    if let (Some(socket), Some(pager)) = (stream_of(&to), pages_of(&from)) {
+        let sent = send_file(&*pager, &from, &mut source.at, (&to, socket), count, true);
+        let done = with_sigpipe(task, sent)?;
+        source.store()?;
+        return Ok(done);
+    }
     let mut target = Position::new(&to, UserPtr::new(0))?;
-    let done = with_sigpipe(task, copy(&mut source, &mut target, count.min(RW_MAX)))?;
+    let done = with_sigpipe(task, copy(&mut source, &mut target, count))?;
     source.store()?;
     target.store()?;
     Ok(done)
@@ -323,6 +334,9 @@ pub fn splice(
             }
             let mut target = Position::new(&to, to_position)?;
             let block = block && !from.flags().contains(OpenFlags::NON_BLOCKING);
+            if let Some(socket) = stream_of(&to) {
+                return with_sigpipe(task, pipe_to_socket(source.pipe(), (&to, socket), count, block));
+            }
             let done = drain_pipe(source.pipe(), &mut target, count, block)?;
             target.store()?;
             Ok(done)
@@ -336,6 +350,9 @@ pub fn splice(
             }
             let mut source = Position::new(&from, from_position)?;
             let block = block && !to.flags().contains(OpenFlags::NON_BLOCKING);
+            if let Some(socket) = stream_of(&from) {
+                return with_sigpipe(task, socket_to_pipe((&from, socket), target.pipe(), count, block));
+            }
             let done = fill_pipe(&mut source, target.pipe(), count, block)?;
             source.store()?;
             Ok(done)
