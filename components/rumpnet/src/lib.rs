@@ -24,6 +24,7 @@ pub mod option;
 pub mod packet;
 pub mod ports;
 mod random;
+pub mod raw;
 mod report;
 pub mod route;
 mod service;

@@ -11,8 +11,8 @@ use rumpvfs::{file::File, vnode::Vnode};
 use smallvec::SmallVec;
 
 use crate::{
-    inet::stream::StreamSocket, netlink::NetlinkSocket, option::Value, packet::Chain, udp::UdpSocket,
-    unix::UnixSocket,
+    inet::stream::StreamSocket, netlink::NetlinkSocket, option::Value, packet::Chain, raw::RawSocket,
+    udp::UdpSocket, unix::UnixSocket,
 };
 
 /// Address families, with Linux's numbers.
@@ -247,6 +247,9 @@ pub fn of_file(file: &dyn File) -> Result<&dyn Socket> {
     if let Some(socket) = any.downcast_ref::<UdpSocket>() {
         return Ok(socket);
     }
+    if let Some(socket) = any.downcast_ref::<RawSocket>() {
+        return Ok(socket);
+    }
     if let Some(socket) = any.downcast_ref::<NetlinkSocket>() {
         return Ok(socket);
     }
@@ -313,8 +316,12 @@ impl Creation {
             (Domain::Unix, style) => UnixSocket::new(self.unix_style(style)?, self.creator),
             (Domain::Inet | Domain::Inet6, Style::Datagram) => match self.protocol {
                 0 | 17 => UdpSocket::new(domain, self.creator),
-                _ => return Err(Errno::EPROTONOSUPPORT),
+                protocol => RawSocket::new_ping(domain, protocol, self.creator)?,
             },
+            (Domain::Inet | Domain::Inet6, Style::Raw) if !self.raw => return Err(Errno::EPERM),
+            (Domain::Inet | Domain::Inet6, Style::Raw) => {
+                RawSocket::new(domain, self.protocol, self.creator)?
+            }
             (Domain::Inet | Domain::Inet6, Style::Stream) => match self.protocol {
                 0 | 6 => StreamSocket::new(domain, self.creator),
                 _ => return Err(Errno::EPROTONOSUPPORT),

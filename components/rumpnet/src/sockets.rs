@@ -8,6 +8,7 @@ use rumpuser::rumpuser_clock_monotonic;
 
 use crate::{
     inet::{message::MessageCore, options::InetSwitches, present, stream::encode_information, unspecified},
+    raw,
     socket::Domain,
     tcp::{self, State, owner::Owner},
     udp,
@@ -166,6 +167,9 @@ pub fn for_each(protocol: i32, mut function: impl FnMut(&Snapshot)) -> Result<()
     match protocol {
         6 => for_each_tcp(function),
         17 => udp::table::for_each(|socket| function(&Snapshot::of_messages(socket.common(), None))),
+        255 => raw::for_each(|core| {
+            function(&Snapshot::of_messages(core, Some(core.base.protocol() as u16)));
+        }),
         _ => return Err(Errno::ENOENT),
     }
     Ok(())

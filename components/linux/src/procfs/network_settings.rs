@@ -1,13 +1,14 @@
 //! /proc/sys/net. What the stack asks for can be changed; the rest is kept, for programs that write and read back.
 
 use alloc::{format, vec::Vec};
-use core::sync::atomic::{AtomicI32, AtomicU16, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicI32, AtomicU16, AtomicUsize, Ordering::Relaxed};
 
 use rumpkern::{Errno, Result};
 use rumpnet::{
     base::limits,
     inet::{self, options::DEFAULT_HOPS},
     ports::{EPHEMERAL_FIRST, EPHEMERAL_LAST},
+    raw::PING_GROUPS,
     tcp::{
         control::{RECEIVE_BUFFER, RECEIVE_BUFFER_LIMIT, SEND_BUFFER, SEND_BUFFER_LIMIT},
         listener::BACKLOG_LIMIT,
@@ -97,10 +98,9 @@ fn first_unprivileged_port() -> Entry {
 
 /// The groups whose members may make ping sockets.
 fn ping_groups() -> Entry {
-    static RANGE: AtomicU64 = AtomicU64::new(i32::MAX as u64);
     Entry::writable(
         || {
-            let range = RANGE.load(Relaxed);
+            let range = PING_GROUPS.load(Relaxed);
             Ok(format!("{}\t{}\n", range >> 32, range as u32).into_bytes())
         },
         |text| {
@@ -110,7 +110,7 @@ fn ping_groups() -> Entry {
                 .map(|word| word.parse().map_err(|_| Errno::EINVAL))
                 .collect::<Result<_>>()?;
             let [first, last] = numbers[..] else { return Err(Errno::EINVAL) };
-            RANGE.store(u64::from(first) << 32 | u64::from(last), Relaxed);
+            PING_GROUPS.store(u64::from(first) << 32 | u64::from(last), Relaxed);
             Ok(())
         },
     )

@@ -1,7 +1,7 @@
 //! From IP to the transport protocols.
 
 use super::{Incoming, counters, protocol};
-use crate::{configuration, icmp, multicast, packet::Chain, tcp, udp};
+use crate::{configuration, icmp, multicast, packet::Chain, raw, tcp, udp};
 
 /// Hands a packet to its protocol; `data` begins with the transport header.
 pub(crate) fn deliver(incoming: &Incoming<'_>, data: Chain) {
@@ -11,6 +11,7 @@ pub(crate) fn deliver(incoming: &Incoming<'_>, data: Chain) {
 /// As [`deliver`]; `next_at` is where the protocol's number stands, for the error message if nobody knows it.
 pub(crate) fn deliver_or_complain(incoming: &Incoming<'_>, mut data: Chain, next_at: usize) {
     counters::ip::IN_DELIVERS.increment();
+    let raw = raw::input(incoming, &data);
     match (incoming.protocol, incoming.source.is_ipv4()) {
         (protocol::TCP, _) => tcp::input(incoming, data),
         (protocol::UDP, true) if configuration::dhcp::is_for_client(incoming.interface, &data) => {
@@ -26,6 +27,7 @@ pub(crate) fn deliver_or_complain(incoming: &Incoming<'_>, mut data: Chain, next
             icmp::v6::input(incoming, data);
         }
         (protocol::IGMP, true) => multicast::igmp::input(incoming, data),
+        _ if raw => {}
         (_, true) => {
             counters::ip::IN_UNKNOWN_PROTOCOLS.increment();
             icmp::v4::unreachable(incoming, &data, icmp::v4::PROTOCOL_UNREACHABLE);

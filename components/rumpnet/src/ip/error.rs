@@ -174,11 +174,12 @@ fn is_ours(address: IpAddr) -> bool {
 /// Tells the protocol; returns whether it has such a flow and the quoted packet can be one of it, so that what
 /// the message says about the path can be believed.
 fn tell(error: &FlowError<'_>) -> bool {
+    let raw = crate::raw::error(error);
     match error.protocol {
         protocol::UDP => crate::udp::error(error),
         protocol::ICMP | protocol::ICMPV6 => true,
         protocol::TCP => crate::tcp::error(error),
-        _ => false,
+        _ => raw,
     }
 }
 

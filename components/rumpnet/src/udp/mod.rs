@@ -29,6 +29,7 @@ use rumpvfs::{
 };
 
 pub use self::input::{error, input};
+pub(crate) use self::send::gather;
 use crate::{
     base::{self, Switches, message_flags},
     inet::{

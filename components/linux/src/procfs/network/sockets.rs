@@ -162,10 +162,11 @@ pub(super) fn totals() -> String {
     let (tcp, orphans, waiting) = count(TCP, Domain::Inet);
     let (udp, _, _) = count(UDP, Domain::Inet);
     let (raw, _, _) = count(RAW, Domain::Inet);
-    let six: usize = [TCP, UDP, RAW].iter().map(|&protocol| count(protocol, Domain::Inet6).0).sum();
-    let all = tcp + udp + raw + six + netlink::list().len();
+    let six = [TCP, UDP, RAW].map(|protocol| count(protocol, Domain::Inet6).0);
+    let all = tcp + udp + raw + six.iter().sum::<usize>() + netlink::list().len();
+    let allocated = tcp + six[0] + orphans;
     format!(
-        "sockets: used {all}\nTCP: inuse {tcp} orphan {orphans} tw {waiting} alloc {tcp} mem 0\n\
+        "sockets: used {all}\nTCP: inuse {tcp} orphan {orphans} tw {waiting} alloc {allocated} mem 0\n\
          UDP: inuse {udp} mem 0\nUDPLITE: inuse 0\nRAW: inuse {raw}\nFRAG: inuse 0 memory 0\n"
     )
 }
