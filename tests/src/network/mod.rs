@@ -208,6 +208,8 @@ impl Network {
                         Ok::<u16, std::io::Error>(listener.local_addr()?.port())
                     });
                     let free = free.expect("a free port in a namespace of our own");
+                    // A later guest takes an earlier one's place.
+                    published.retain(|(guest, _)| guest != port);
                     published.push((*port, free));
                     for protocol in ["tcp", "udp"] {
                         guest = guest.option("--publish", format!("127.0.0.1:{free}:{port}/{protocol}"));

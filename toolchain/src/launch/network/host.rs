@@ -43,6 +43,11 @@ pub fn prepare(nics: &[Nic], capture: Option<&Path>) -> Result<Vec<Link>, Error>
                 "--capture takes one queue, and {name} has several; tcpdump -w FILE.pcap -i TAP captures on the host"
             )));
         }
+        if links.contains(&Link::Helper) {
+            return Err(Error::Options(
+                "--capture in a bridge needs root; tcpdump captures on the host".into(),
+            ));
+        }
         for index in 0..nics.len() {
             let path = capture_file(capture, index);
             fs::File::create(&path).map_err(|source| Error::Capture { path, source })?;

@@ -49,10 +49,15 @@ pub fn words(
         words.extend(["-global".into(), "virtio-mmio.force-legacy=false".into()]);
     }
     let vhost = accelerator == Accelerator::Kvm
-        && capture.is_none()
         && fs::OpenOptions::new().read(true).write(true).open("/dev/vhost-net").is_ok();
     let mut user = 0;
     for (index, ((nic, mac), link)) in nics.iter().zip(macs).zip(links).enumerate() {
+        let options = match capture {
+            // Filters would write virtio's header before each frame.
+            Some(_) => "vhost=off,vnet_hdr=off",
+            None if vhost && nic.model() == Model::Virtio => "vhost=on",
+            None => "vhost=off",
+        };
         let backend = match &nic.backend {
             Backend::User(published) => {
                 user += 1;
@@ -67,11 +72,11 @@ pub fn words(
             Backend::Tap(name) => {
                 let script = String::from("ip link set dev \"$1\" up");
                 let script = (*link == Link::New).then_some(script);
-                tap(nic, name, *link, script, vhost, index, folder)?
+                tap(nic, name, *link, script, options, index, folder)?
             }
             Backend::Bridge(bridge) => {
                 let script = format!("ip link set dev \"$1\" master {bridge} up");
-                tap(nic, NEW_TAP, *link, Some(script), vhost, index, folder)?
+                tap(nic, NEW_TAP, *link, Some(script), options, index, folder)?
             }
         };
         words.extend(["-netdev".into(), backend]);
@@ -122,7 +127,7 @@ fn tap(
     name: &str,
     link: Link,
     script: Option<String>,
-    vhost: bool,
+    options: &str,
     index: usize,
     folder: &Path,
 ) -> Result<String, Error> {
@@ -138,8 +143,7 @@ fn tap(
     // A tap with several queues is opened with several, although the device uses one.
     let queues = if link == Link::MultiQueue { nic.queues().max(2) } else { nic.queues() };
     let queues = if queues > 1 { format!(",queues={queues}") } else { String::new() };
-    let vhost = if vhost && nic.model() == Model::Virtio { "on" } else { "off" };
-    Ok(format!("tap,id=net{index},ifname={name},script={script},downscript=no,vhost={vhost}{queues}"))
+    Ok(format!("tap,id=net{index},ifname={name},script={script},downscript=no,{options}{queues}"))
 }
 
 fn write_script(path: &Path, line: &str) -> io::Result<()> {
@@ -259,10 +263,10 @@ mod tests {
             Some("a,b.pcap"),
         );
         for part in [
-            "tap,id=net0,ifname=tap0,script=no,downscript=no,vhost=off,queues=4",
+            "tap,id=net0,ifname=tap0,script=no,downscript=no,vhost=off,vnet_hdr=off,queues=4",
             "virtio-net-pci,netdev=net0,id=nic0,mac=52:54:00:",
             "romfile=,mq=on,vectors=10",
-            "tap,id=net1,ifname=tap1,script=no,downscript=no,vhost=off,queues=2",
+            "tap,id=net1,ifname=tap1,script=no,downscript=no,vhost=off,vnet_hdr=off,queues=2",
             "tap,id=net2,ifname=rumprun%d,script=FOLDER/tap2,downscript=no,vhost=off",
             "bridge,id=net3,br=br1,helper=",
             "filter-dump,id=capture0,netdev=net0,file=a,,b.pcap,maxlen=65536",
