@@ -50,7 +50,8 @@ pub enum Change {
     },
 }
 
-/// Hears of changes. Called in thread context, with no locks of the internet layer held.
+/// Hears of changes. Called in thread context, without spin locks of the internet layer, but perhaps with preemption
+/// disabled: it must not sleep.
 pub trait Listener: Send + Sync {
     /// See the trait.
     fn changed(&self, change: &Change);

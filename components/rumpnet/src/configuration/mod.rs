@@ -18,6 +18,7 @@ use rumpuser::sync::Mutex;
 use self::{events::Event, interfaces::Managed, resolver::Resolver};
 use crate::{
     address::{self, Address, AddressFlags, Origin},
+    change::{self, Change},
     device::HardwareAddress,
     interface::{self, Interface, Protocols},
     ip::counters,
@@ -141,6 +142,7 @@ fn is_ready() -> bool {
 
 /// An interface came, went, or changed. Its name is that of the hook.
 fn changed(interface: &Arc<Interface>) {
+    change::notify(&Change::Link { interface: interface.index(), gone: interface.is_gone() });
     if !interface.is_loopback() {
         service::start();
         events::push(Event::Changed { interface: interface.index() });

@@ -228,7 +228,7 @@ fn handle_conflicts(now: u64) -> u64 {
             report(format_args!(
                 "{}: duplicate address {address}, also used by {}: {what}",
                 interface.name(),
-                hardware_text(hardware)
+                if hardware == [0; 6] { "another machine".into() } else { hardware_text(hardware) }
             ));
         }
         if gives_up {

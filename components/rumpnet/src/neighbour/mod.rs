@@ -9,7 +9,7 @@ mod table;
 use alloc::{collections::VecDeque, sync::Arc};
 use core::{
     net::IpAddr,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
 use rumpkern::{Errno, Result};
@@ -31,8 +31,12 @@ const RETRANSMIT: u64 = SECOND;
 const ATTEMPTS: u8 = 3;
 /// From the first use of a stale address until it is probed.
 const DELAY: u64 = 5 * SECOND;
-/// The most packets that wait for an address.
+/// The most packets that wait for one address, and, if more than [`PENDING_TOTAL`] wait for any, how many then.
 const PENDING_LIMIT: usize = 64;
+const PENDING_LEAST: usize = 2;
+const PENDING_TOTAL: usize = 1024;
+
+static WAITING: AtomicUsize = AtomicUsize::new(0);
 
 /// What is known of a neighbour (RFC 4861 7.3.2), with Linux's `NUD_*` values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +82,20 @@ struct Inner {
     deadline: u64,
     updated: u64,
     pending: VecDeque<(Packet, u16, usize)>,
+}
+
+impl Inner {
+    /// The packets that wait.
+    fn take_pending(&mut self) -> VecDeque<(Packet, u16, usize)> {
+        WAITING.fetch_sub(self.pending.len(), Ordering::Relaxed);
+        core::mem::take(&mut self.pending)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.take_pending();
+    }
 }
 
 /// What is to be sent after the lock was released.
@@ -195,8 +213,11 @@ impl Neighbour {
                         inner.deadline = now + RETRANSMIT;
                         ask = Ask::Everybody;
                     }
-                    if inner.pending.len() >= PENDING_LIMIT {
+                    let many = WAITING.load(Ordering::Relaxed) >= PENDING_TOTAL;
+                    if inner.pending.len() >= if many { PENDING_LEAST } else { PENDING_LIMIT } {
                         dropped = inner.pending.pop_front();
+                    } else {
+                        WAITING.fetch_add(1, Ordering::Relaxed);
                     }
                     inner.pending.push_back((core::mem::take(packet), kind, queue));
                     None
@@ -274,7 +295,7 @@ impl Neighbour {
             }
             inner.updated = now;
             self.publish(&inner);
-            (before != (inner.state, inner.hardware, inner.router), core::mem::take(&mut inner.pending))
+            (before != (inner.state, inner.hardware, inner.router), inner.take_pending())
         };
         if deadline != NEVER {
             service::at(Task::Neighbours, deadline);
@@ -331,7 +352,7 @@ impl Neighbour {
                     inner.state = State::Failed;
                     inner.hardware = None;
                     failed = true;
-                    lost = core::mem::take(&mut inner.pending);
+                    lost = inner.take_pending();
                 }
                 State::None | State::Stale | State::Failed | State::Permanent => {}
             }

@@ -140,7 +140,7 @@ fn forget(neighbour: &Neighbour) {
     let mut inner = neighbour.inner.lock();
     inner.state = State::Failed;
     inner.hardware = None;
-    inner.pending.clear();
+    inner.take_pending();
     neighbour.publish(&inner);
 }
 
