@@ -151,6 +151,11 @@ impl Chain {
         Chain { fragments: SmallVec::new_const(), length: 0 }
     }
 
+    /// Without bytes, with room for so many pieces.
+    pub fn with_capacity(fragments: usize) -> Self {
+        Chain { fragments: SmallVec::with_capacity(fragments), length: 0 }
+    }
+
     /// A copy of `bytes`.
     pub fn copy_of(bytes: &[u8]) -> core::result::Result<Self, OutOfMemory> {
         let mut chain = Chain::new();

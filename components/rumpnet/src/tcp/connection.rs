@@ -37,6 +37,10 @@ pub(super) struct Inner {
     scheduled: u64,
     /// In the table.
     entered: bool,
+    /// Retransmissions that were counted.
+    counted: u32,
+    /// No socket holds it any more.
+    orphan: Option<memory::Orphan>,
 }
 
 /// A connection. Sockets [`close`](Connection::close) theirs; until then it stays, whatever the peer does.
@@ -64,6 +68,8 @@ impl Connection {
                 share: memory::Share::default(),
                 scheduled: NEVER,
                 entered: false,
+                counted: 0,
+                orphan: None,
             }),
             changes: WaitQueue::new(),
             binding,
@@ -157,6 +163,11 @@ impl Connection {
         if deadline < inner.scheduled {
             inner.scheduled = timers::schedule(self, inner.scheduled, deadline);
         }
+        let retransmissions = inner.tcb.retransmissions();
+        if retransmissions != inner.counted {
+            counters::tcp::RETRANSMITTED.add(u64::from(retransmissions.wrapping_sub(inner.counted)));
+            inner.counted = retransmissions;
+        }
         if !changes.is_empty() {
             self.announce(inner, changes);
         }
@@ -192,7 +203,11 @@ impl Connection {
             timers::cancel(self, inner.scheduled);
             inner.scheduled = NEVER;
         }
+        inner.orphan = None;
         if core::mem::take(&mut inner.entered) {
+            if inner.tcb.is_reset() {
+                counters::tcp::ESTABLISHED_RESETS.increment();
+            }
             let now = rumpuser_clock_monotonic();
             let rest = (inner.tcb.state == State::TimeWait)
                 .then(|| (TimeWait::new(&inner.tcb, now), self.binding.clone()));
@@ -385,14 +400,19 @@ impl Connection {
     }
 
     /// The socket lets go: what is queued is still delivered in the background, unless `reset` (SO_LINGER with 0
-    /// seconds) or unread data make it a reset.
+    /// seconds), unread data, or too many others that nobody holds make it a reset.
     pub fn close(self: &Arc<Self>, reset: bool) {
+        let reset = reset || memory::orphans() >= memory::orphan_limit();
         self.act(|tcb, path, now| {
             if reset || tcb.readable() > 0 {
                 counters::tcp::OUT_RESETS.increment();
             }
             ((), tcb.close(now, reset, path))
         });
+        let mut inner = self.inner.lock();
+        if inner.entered && inner.orphan.is_none() {
+            inner.orphan = Some(memory::Orphan::new());
+        }
     }
 
     /// Ends it with a reset and an error.

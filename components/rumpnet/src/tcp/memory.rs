@@ -39,6 +39,42 @@ pub fn is_exhausted() -> bool {
     used() > limit()
 }
 
+static ORPHANS: AtomicUsize = AtomicUsize::new(0);
+
+/// A connection that its socket let go, as long as it is not through.
+#[derive(Debug)]
+pub struct Orphan(());
+
+impl Orphan {
+    /// One more.
+    pub fn new() -> Self {
+        ORPHANS.fetch_add(1, Ordering::Relaxed);
+        Orphan(())
+    }
+}
+
+impl Default for Orphan {
+    fn default() -> Self {
+        Orphan::new()
+    }
+}
+
+impl Drop for Orphan {
+    fn drop(&mut self) {
+        ORPHANS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How many there are.
+pub fn orphans() -> usize {
+    ORPHANS.load(Ordering::Relaxed)
+}
+
+/// How many there may be: one for every 8 KiB that buffers may take.
+pub fn orphan_limit() -> usize {
+    limit() >> 13
+}
+
 /// What one connection reported.
 #[derive(Debug, Default)]
 pub struct Share {

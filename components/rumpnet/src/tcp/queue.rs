@@ -2,6 +2,8 @@
 
 use alloc::collections::VecDeque;
 
+use rumpuser::memory::PAGE_SIZE;
+
 use crate::packet::{Chain, Fragment};
 
 /// Bytes in order.
@@ -13,6 +15,8 @@ pub struct ByteQueue {
     cursor: (usize, usize),
 }
 
+/// So many pieces at most get room in advance.
+const FRAGMENTS: usize = 32;
 /// Fragments this short are copied together where they meet, so that they don't keep a page each.
 const SMALL: usize = 512;
 
@@ -60,7 +64,7 @@ impl ByteQueue {
         for fragment in chain.into_fragments() {
             if fragment.len() <= SMALL
                 && let Some(last) = self.fragments.back_mut()
-                && last.len() <= rumpuser::memory::PAGE_SIZE - SMALL
+                && last.len() <= PAGE_SIZE - SMALL
             {
                 if last.room() >= fragment.len() && last.is_unique() {
                     self.length += last.append(fragment.bytes());
@@ -136,7 +140,8 @@ impl ByteQueue {
 
     /// References to up to `count` bytes from `offset` on, in at most `fragments` pieces.
     pub fn slice(&mut self, offset: usize, count: usize, fragments: usize) -> Chain {
-        let mut chain = Chain::new();
+        // Long runs are of whole pages, as a rule.
+        let mut chain = Chain::with_capacity((count / PAGE_SIZE + 2).min(fragments).min(FRAGMENTS));
         let mut rest = count.min(self.length.saturating_sub(offset));
         let (mut index, mut before) = self.cursor;
         if before > offset {

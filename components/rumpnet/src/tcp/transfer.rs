@@ -40,7 +40,6 @@ pub struct ReceiveFlags {
 
 /// A copy of `length` bytes, or fewer at a bad address.
 fn copy(source: &mut Source<'_>, length: usize) -> Result<Chain> {
-    let mut chain = Chain::new();
     if length <= SMALL {
         let slot = &PAGES[rumpuser_cpu() % CPUS];
         let kept = slot.lock().take();
@@ -50,12 +49,14 @@ fn copy(source: &mut Source<'_>, length: usize) -> Result<Chain> {
         };
         let start = page.len();
         let copied = page.append_from(source, length);
+        let mut chain = Chain::new();
         chain.push(page.slice(start..page.len()));
         let old = slot.lock().replace(page);
         drop(old);
         copied?;
         return Ok(chain);
     }
+    let mut chain = Chain::with_capacity(length.div_ceil(PAGE_SIZE));
     while chain.len() < length {
         let mut page = Fragment::new(0)?;
         match page.append_from(source, (length - chain.len()).min(PAGE_SIZE)) {

@@ -60,6 +60,16 @@ impl Tcb {
         self.error == Some(Errno::ETIMEDOUT)
     }
 
+    /// Whether it ended by the peer's reset.
+    pub fn is_reset(&self) -> bool {
+        matches!(self.error, Some(Errno::ECONNRESET | Errno::EPIPE))
+    }
+
+    /// How many segments were sent again.
+    pub fn retransmissions(&self) -> u32 {
+        self.retransmissions
+    }
+
     /// Whether `sequence` was sent and not acknowledged: only then an ICMP message about it is believed (RFC 5927).
     pub fn is_outstanding(&self, sequence: Sequence) -> bool {
         !sequence.is_before(self.unacknowledged) && sequence.is_before(self.next)

@@ -5,7 +5,10 @@ use rumpkern::Errno;
 use rumpuser::NEVER;
 
 use super::{Bits, Changes, Network, Phase, State, Tcb};
-use crate::tcp::estimator::{MILLISECOND, SECOND};
+use crate::tcp::{
+    estimator::{MILLISECOND, SECOND},
+    memory,
+};
 
 /// Retransmissions before the user is told (`net.ipv4.tcp_retries2`).
 const ATTEMPTS: u8 = 15;
@@ -63,6 +66,15 @@ impl Tcb {
         }
     }
 
+    /// How often something is sent again.
+    fn attempts_limit(&self) -> u8 {
+        match self.has(Bits::ORPHAN) {
+            false => ATTEMPTS,
+            true if memory::is_tight() => 1,
+            true => ORPHAN_ATTEMPTS,
+        }
+    }
+
     /// Whether it is time to give up.
     fn is_hopeless(&self, now: u64, limit: u8) -> bool {
         let waited = now.saturating_sub(self.unanswered_since);
@@ -93,8 +105,7 @@ impl Tcb {
     }
 
     fn timed_out(&mut self, now: u64, network: &mut dyn Network) -> Changes {
-        let limit = if self.has(Bits::ORPHAN) { ORPHAN_ATTEMPTS } else { ATTEMPTS };
-        if self.is_hopeless(now, limit) {
+        if self.is_hopeless(now, self.attempts_limit()) {
             return self.give_up();
         }
         let segment = u32::from(self.segment);
@@ -146,8 +157,7 @@ impl Tcb {
     /// The window stays closed, or something short was held back long enough.
     fn persist_due(&mut self, now: u64, network: &mut dyn Network) -> Changes {
         self.bits -= Bits::PERSIST;
-        let limit = if self.has(Bits::ORPHAN) { ORPHAN_ATTEMPTS } else { ATTEMPTS };
-        if self.window == 0 && self.is_hopeless(now, limit) {
+        if self.window == 0 && self.is_hopeless(now, self.attempts_limit()) {
             return self.give_up();
         }
         let next = self.next;
