@@ -1,0 +1,163 @@
+//! Redis from its recipe: pipelining, publish and subscribe, snapshots by fork, and a disk that survives power cuts.
+
+use std::{
+    fmt::Write as _,
+    io::{BufRead, BufReader, Write},
+    net::TcpStream,
+    path::Path,
+    process::Stdio,
+};
+
+use tests::{
+    Guest, needs,
+    network::Link,
+    recipe::{Server, blank_disk, image},
+};
+
+const PORT: u16 = 6379;
+
+fn boot(link: Link, cpus: usize, disk: &Path) -> Option<Server> {
+    let guest = Guest::new(&image("redis")?).cpus(cpus).disk(disk);
+    let mut server = Server::boot(guest, link, &[PORT])?;
+    let ready = || {
+        let mut stream = server.network.connect(PORT).ok()?;
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(5))).ok()?;
+        stream.write_all(b"PING\r\n").ok()?;
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).ok()?;
+        // It says LOADING while it reads its files.
+        (line == "+PONG\r\n").then_some(())
+    };
+    server.network.wait(&mut server.running, "redis", ready);
+    Some(server)
+}
+
+fn cli(server: &Server, words: &[&str]) -> String {
+    let (host, port) = server.address(PORT);
+    let options = ["-e", "-h", &host, "-p", &port];
+    server.client("redis-cli", options.iter().chain(words)).trim_end().to_owned()
+}
+
+/// The value of a line of INFO.
+fn info(server: &Server, section: &str, key: &str) -> String {
+    let text = cli(server, &["INFO", section]);
+    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("no {key} in {text}")).trim().to_owned()
+}
+
+fn benchmark(server: &Server) {
+    let (host, port) = server.address(PORT);
+    for pipeline in ["1", "16"] {
+        let options = ["-h", &host, "-p", &port, "-n", "5000", "-c", "20", "-P", pipeline, "-d", "100"];
+        let tests = ["--csv", "-t", "set,get,incr,lpush,lpop,sadd,hset,zadd,lrange_100,mset"];
+        let report = server.client("redis-benchmark", options.iter().chain(&tests));
+        assert!(report.lines().count() >= 10 && !report.contains("rror"), "{report}");
+    }
+}
+
+/// `redis-cli --pipe`: many commands without waiting, each reply counted.
+fn pipeline(server: &Server, count: usize) {
+    let (host, port) = server.address(PORT);
+    let mut commands = String::new();
+    for index in 0..count {
+        write!(commands, "SET pipe:{index} {}\r\n", index * 3).expect("memory");
+    }
+    let mut command = server.command("redis-cli");
+    command.args(["-h", &host, "-p", &port, "--pipe"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().expect("ip starts");
+    child.stdin.take().expect("a pipe").write_all(commands.as_bytes()).expect("redis-cli reads");
+    let output = child.wait_with_output().expect("a child");
+    let report = String::from_utf8_lossy(&output.stdout);
+    assert!(report.contains(&format!("errors: 0, replies: {count}")), "{report}");
+    assert_eq!(cli(server, &["GET", &format!("pipe:{}", count - 1)]), ((count - 1) * 3).to_string());
+}
+
+fn publish_and_subscribe(server: &Server) {
+    let line = |reader: &mut BufReader<TcpStream>| {
+        let mut line = String::new();
+        reader.read_line(&mut line).expect("an answer in time");
+        line.trim_end().to_owned()
+    };
+    let mut subscribers: Vec<_> = (0..10)
+        .map(|_| {
+            let mut stream = server.network.connect(PORT).expect("redis listens");
+            stream.set_read_timeout(Some(std::time::Duration::from_secs(60))).expect("a timeout");
+            stream.write_all(b"SUBSCRIBE news\r\n").expect("connected");
+            let mut reader = BufReader::new(stream);
+            let answer: Vec<_> = (0..6).map(|_| line(&mut reader)).collect();
+            assert_eq!(answer, ["*3", "$9", "subscribe", "$4", "news", ":1"]);
+            reader
+        })
+        .collect();
+    for number in 0..20 {
+        assert_eq!(cli(server, &["PUBLISH", "news", &format!("item {number:02}")]), "10");
+    }
+    for reader in &mut subscribers {
+        for number in 0..20 {
+            let message: Vec<_> = (0..7).map(|_| line(reader)).collect();
+            let text = format!("item {number:02}");
+            assert_eq!(message, ["*3", "$7", "message", "$4", "news", "$7", &text]);
+        }
+    }
+}
+
+/// Snapshots while clients go on writing: the child shares its parent's memory.
+fn snapshot(server: &Server) {
+    let before = info(server, "persistence", "rdb_saves");
+    cli(server, &["BGSAVE"]);
+    pipeline(server, 2000);
+    let wait = || (info(server, "persistence", "rdb_bgsave_in_progress") == "0").then_some(());
+    while wait().is_none() {}
+    assert_eq!(info(server, "persistence", "rdb_last_bgsave_status"), "ok");
+    assert_ne!(info(server, "persistence", "rdb_saves"), before);
+    cli(server, &["BGREWRITEAOF"]);
+    while info(server, "persistence", "aof_rewrite_in_progress") != "0"
+        || info(server, "persistence", "aof_rewrite_scheduled") != "0"
+    {}
+    assert_eq!(info(server, "persistence", "aof_last_bgrewrite_status"), "ok");
+}
+
+#[test]
+fn two_cpus_on_a_tap() {
+    needs!("redis-cli", "redis-benchmark");
+    let disk = blank_disk(256);
+    let Some(server) = boot(Link::Tap { queues: 2 }, 2, disk.path()) else { return };
+    benchmark(&server);
+    pipeline(&server, 20_000);
+    publish_and_subscribe(&server);
+    snapshot(&server);
+}
+
+#[test]
+fn four_cpus_on_user_networking() {
+    needs!("redis-cli", "redis-benchmark");
+    let disk = blank_disk(256);
+    let Some(server) = boot(Link::User, 4, disk.path()) else { return };
+    pipeline(&server, 5000);
+    publish_and_subscribe(&server);
+    snapshot(&server);
+}
+
+#[test]
+fn what_it_acknowledged_survives_power_cuts() {
+    needs!("redis-cli");
+    let disk = blank_disk(256);
+    let mut keys = 0;
+    for round in 1..=3 {
+        let Some(server) = boot(Link::Tap { queues: 1 }, 1, disk.path()) else { return };
+        if round > 1 {
+            assert_eq!(cli(&server, &["GET", "round"]), (round - 1).to_string());
+            assert_eq!(cli(&server, &["DBSIZE"]), format!("{}", keys + 1));
+        }
+        assert_eq!(cli(&server, &["CONFIG", "SET", "appendfsync", "always"]), "OK");
+        keys = 1000 * round;
+        pipeline(&server, keys);
+        if round == 2 {
+            snapshot(&server);
+            // Its pipeline of 2000 keys.
+            keys = keys.max(2000);
+        }
+        assert_eq!(cli(&server, &["SET", "round", &round.to_string()]), "OK");
+        server.cut_power();
+    }
+}
