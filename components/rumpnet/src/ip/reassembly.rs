@@ -108,7 +108,7 @@ pub(crate) fn input(incoming: &Incoming<'_>, piece: &Piece, data: Chain) -> Opti
     let length = data.len();
     // Of IPv6's the caller has said so already; IPv4's are dropped silently, and those without data.
     let header = if version4 { incoming.header.len() } else { 0 };
-    if length == 0 || (piece.more && length % 8 != 0) || piece.offset + length + header > LARGEST {
+    if length == 0 || (piece.more && !length.is_multiple_of(8)) || piece.offset + length + header > LARGEST {
         counters::ip::REASSEMBLY_FAILED.increment();
         return None;
     }

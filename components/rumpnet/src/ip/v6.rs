@@ -229,7 +229,7 @@ fn fragment(incoming: &Incoming<'_>, mut headers: Vec<u8>, next_at: usize, mut d
         *byte = next;
     }
     let incoming = Incoming { protocol: next, header: &headers, ..*incoming };
-    if more && data.len() % 8 != 0 {
+    if more && !data.len().is_multiple_of(8) {
         counters::ip::REASSEMBLY_FAILED.increment();
         icmp::v6::parameter_problem(&incoming, &data, 0, 4);
         return;
