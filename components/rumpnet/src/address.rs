@@ -317,15 +317,16 @@ pub fn owner(address: IpAddr) -> Option<Arc<Interface>> {
     interface::list().into_iter().find(|interface| interface.addresses.has(address))
 }
 
+/// Whether it is the broadcast address of a subnet of ours.
+pub(crate) fn is_broadcast(address: Ipv4Addr) -> bool {
+    interface::list().iter().any(|interface| interface.addresses.is_broadcast(address))
+}
+
 /// Whether a socket may bind to it: ours, unspecified, multicast or broadcast.
 pub fn is_bindable(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) if address.is_broadcast() || address.is_loopback() => return true,
-        IpAddr::V4(address)
-            if interface::list().iter().any(|entry| entry.addresses.is_broadcast(address)) =>
-        {
-            return true;
-        }
+        IpAddr::V4(address) if is_broadcast(address) => return true,
         _ => {}
     }
     address.is_unspecified() || address.is_multicast() || owner(address).is_some()

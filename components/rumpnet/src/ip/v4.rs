@@ -139,6 +139,10 @@ fn accepts(interface: &Arc<Interface>, header: &Header4) -> Option<bool> {
     if destination.is_broadcast() || interface.addresses.is_broadcast(destination) {
         return Some(true);
     }
+    // What was sent to a subnet of ours comes back to us.
+    if loopback && address::is_broadcast(destination) {
+        return Some(true);
+    }
     if source.is_unspecified() || destination.is_unspecified() {
         return None;
     }

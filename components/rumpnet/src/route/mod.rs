@@ -209,6 +209,9 @@ fn broadcast_interface(address: Ipv4Addr, wanted: Option<&Arc<Interface>>) -> Op
     if address.is_broadcast() {
         return wanted.cloned().or_else(first_interface);
     }
+    if let Some(wanted) = wanted.filter(|wanted| wanted.is_loopback()) {
+        return address::is_broadcast(address).then(|| wanted.clone());
+    }
     interface::list()
         .into_iter()
         .find(|interface| fits(interface) && interface.addresses.is_broadcast(address))

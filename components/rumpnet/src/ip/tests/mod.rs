@@ -290,3 +290,14 @@ fn routes_lead_to_the_link_the_router_and_back() {
     assert_eq!(lookup(&Query::to(far)).err(), Some(Errno::ENETUNREACH));
     assert_eq!(lookup(&Query::to(bench.peer().into())).err(), Some(Errno::ENETUNREACH));
 }
+
+#[test]
+fn broadcasts_to_a_subnet_of_ours_can_be_looped_back() {
+    use crate::route::{Query, lookup};
+    let bench = Bench::new();
+    let to = Query::to(bench.host(255).into());
+    let out = lookup(&to).unwrap();
+    assert!(out.broadcast && out.interface.index() == bench.interface.index());
+    let back = lookup(&Query { interface: Some(interface::loopback().index()), ..to }).unwrap();
+    assert!(back.broadcast && back.is_local());
+}
