@@ -22,6 +22,7 @@ pub mod neighbour;
 pub mod netlink;
 pub mod option;
 pub mod packet;
+pub mod packet_socket;
 pub mod ports;
 mod random;
 pub mod raw;

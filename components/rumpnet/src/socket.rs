@@ -11,8 +11,8 @@ use rumpvfs::{file::File, vnode::Vnode};
 use smallvec::SmallVec;
 
 use crate::{
-    inet::stream::StreamSocket, netlink::NetlinkSocket, option::Value, packet::Chain, raw::RawSocket,
-    udp::UdpSocket, unix::UnixSocket,
+    inet::stream::StreamSocket, netlink::NetlinkSocket, option::Value, packet::Chain,
+    packet_socket::PacketSocket, raw::RawSocket, udp::UdpSocket, unix::UnixSocket,
 };
 
 /// Address families, with Linux's numbers.
@@ -250,6 +250,9 @@ pub fn of_file(file: &dyn File) -> Result<&dyn Socket> {
     if let Some(socket) = any.downcast_ref::<RawSocket>() {
         return Ok(socket);
     }
+    if let Some(socket) = any.downcast_ref::<PacketSocket>() {
+        return Ok(socket);
+    }
     if let Some(socket) = any.downcast_ref::<NetlinkSocket>() {
         return Ok(socket);
     }
@@ -330,8 +333,11 @@ impl Creation {
             (Domain::Netlink, Style::Datagram | Style::Raw) => {
                 NetlinkSocket::new(style, self.protocol, self.creator)?
             }
-            (Domain::Netlink, _) => return Err(Errno::ESOCKTNOSUPPORT),
-            _ => return Err(Errno::EAFNOSUPPORT),
+            (Domain::Packet, _) if !self.raw => return Err(Errno::EPERM),
+            (Domain::Packet, Style::Datagram | Style::Raw) => {
+                PacketSocket::new(style, self.protocol, self.creator)
+            }
+            (Domain::Netlink | Domain::Packet, _) => return Err(Errno::ESOCKTNOSUPPORT),
         })
     }
 

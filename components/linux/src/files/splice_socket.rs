@@ -114,6 +114,9 @@ pub fn pipe_to_socket(
         rumpuser_frame_retain(frame);
         let mut chain = Chain::new();
         chain.push(Fragment::from_frame(frame, offset..offset + length));
+        // What follows in the pipe goes into the same segments.
+        let more = done + length < count && pipe.length() > 0;
+        let flags = if more { flags | MessageFlags::MORE } else { flags };
         let result = socket.send_chain(&mut chain, flags);
         let sent = length - chain.len();
         done += sent;

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use rumpkern::{Errno, Result};
 use rumpnet::{
     base::name,
-    option::{int, level},
+    option::{Value, int, level},
 };
 
 use crate::{
@@ -23,6 +23,7 @@ const LIST_MAX: usize = 20_480;
 /// Instructions of a packet filter (BPF_MAXINSNS), of 8 bytes each.
 const FILTER_MAX: usize = 4096;
 const CAP_NET_ADMIN: u32 = 12;
+const PACKET_HDRLEN: i32 = 11;
 const IP_TRANSPARENT: i32 = 19;
 const IPV6_TRANSPARENT: i32 = 75;
 
@@ -38,7 +39,11 @@ pub fn getsockopt(
     let file = task.files().get_io(descriptor)?;
     let socket = socket_of(&file)?;
     let room = usize::try_from(length.read()?).map_err(|_| Errno::EINVAL)?;
-    let value = socket.option(level, name)?;
+    let value = if (level, name) == (level::PACKET, PACKET_HDRLEN) {
+        ring_header_length(UserPtr::new(to))?
+    } else {
+        socket.option(level, name)?
+    };
     let mut bytes = value.as_bytes();
     // Small numbers fit into a byte at the levels of IP.
     if matches!(level, level::IP | level::IPV6)
@@ -51,6 +56,13 @@ pub fn getsockopt(
     write_bytes(to, &bytes[..size])?;
     length.write(&(size as i32))?;
     Ok(0)
+}
+
+/// PACKET_HDRLEN is asked for a version of the ring, which stands where the answer goes: only the second is there.
+fn ring_header_length(version: UserPtr<i32>) -> Result<Value> {
+    const TPACKET_V2: i32 = 1;
+    const HEADER: i32 = 52;
+    if version.read()? == TPACKET_V2 { Ok(Value::int(HEADER)) } else { Err(Errno::EINVAL) }
 }
 
 /// Reads the instructions that a `struct sock_fprog` points to.

@@ -7,7 +7,7 @@ use core::{
 };
 
 use rumpnet::{
-    netlink,
+    netlink, packet_socket,
     socket::Domain,
     sockets::{self, Snapshot},
 };
@@ -116,7 +116,15 @@ pub(super) fn raw6() -> String {
 
 /// /proc/net/packet.
 pub(super) fn packet() -> String {
-    String::from("sk       RefCnt Type Proto  Iface R Rmem   User   Inode\n")
+    let mut text = String::from("sk       RefCnt Type Proto  Iface R Rmem   User   Inode\n");
+    for socket in packet_socket::list() {
+        let _ = writeln!(
+            text,
+            "0000000000000000 {:<6} {:<4} {:04x}   {:<5} 1 {:<6} {:<6} {:<6}",
+            2, socket.style, socket.protocol, socket.interface, socket.waiting, socket.uid, socket.inode
+        );
+    }
+    text
 }
 
 /// /proc/net/netlink.
