@@ -108,6 +108,11 @@ pub trait NetworkDevice: Send + Sync {
     }
     /// Whether there is a carrier.
     fn link_up(&self) -> bool;
+    /// Whether the machine moved to another place of the network since the last call (a migration), so that the
+    /// neighbours are to be told. Asked after [`Upcalls::link_changed`].
+    fn wants_announcement(&self) -> bool {
+        false
+    }
     /// (Mbit/s, full duplex), if known.
     fn link_speed(&self) -> Option<(u32, bool)> {
         None

@@ -48,6 +48,8 @@ bitflags! {
         const NET_CONTROL = 1 << 17;
         /// Network: filters by hardware address.
         const NET_CONTROL_RECEIVE = 1 << 18;
+        /// Network: asks for an announcement after a migration.
+        const NET_ANNOUNCE = 1 << 21;
         /// Network: more than one pair of queues.
         const NET_QUEUES = 1 << 22;
         /// Network: says how fast the link is.

@@ -28,6 +28,8 @@ const WATCH: u64 = 2_000_000;
 const CONTENTION: u64 = 50_000;
 /// The platform starts at most that many CPUs.
 const CPUS: usize = 64;
+/// How often a thread that waits polls for others before it leaves that to the CPU's thread.
+const SLEEPER_ROUNDS: usize = 4;
 /// Rounds of [`BUDGET`] that a flush delivers on the loopback; the thread does the rest.
 const LOOPBACK_ROUNDS: usize = 4;
 
@@ -75,8 +77,8 @@ pub(super) fn prepare() {
         }
         let main = Box::new(move || serve(cpu));
         let spec = ThreadSpec { name: format!("network/{cpu}"), affinity: 1 << cpu, main };
+        // As nice as any other: a flood of packets must leave time to the programs.
         if let Ok(thread) = rumpuser_thread_create(spec) {
-            thread.set_nice(-20);
             let _ = poller.thread.set(Box::new(thread));
         }
     }
@@ -292,6 +294,17 @@ impl Sleeper {
         found
     }
 
+    /// Polls, and prepares to sleep if nothing came and `prepare` says so. Returns whether to look at the condition again:
+    /// not for ever, because a thread that waits must be able to be interrupted whatever comes for others.
+    fn look(&mut self, prepare: bool, rounds: &mut usize) -> bool {
+        if *rounds >= SLEEPER_ROUNDS {
+            wake(self.cpu);
+            return false;
+        }
+        *rounds += 1;
+        self.poll() || prepare && self.prepare()
+    }
+
     /// Whether there is nothing to do before the thread sleeps: [`Sleeper::prepare`] was called, and no interrupt
     /// came since.
     fn is_prepared(&self) -> bool {
@@ -349,27 +362,30 @@ pub fn wait<T>(
     mut condition: impl FnMut() -> Option<T>,
 ) -> Result<T, WaitError> {
     let mut sleeper = Sleeper::new();
+    let mut rounds = 0;
     loop {
         if let Some(value) = condition() {
             return Ok(value);
         }
-        if sleeper.poll() {
+        if sleeper.look(false, &mut rounds) {
             continue;
         }
         let delayed = sleeper.delay();
-        if delayed == NEVER && sleeper.prepare() {
+        if delayed == NEVER && rounds < SLEEPER_ROUNDS && sleeper.prepare() {
             continue;
         }
         let result = queue.wait(deadline.min(delayed), || {
+            let mut rounds = 0;
             loop {
                 if let Some(value) = condition() {
                     return Some(value);
                 }
-                if sleeper.is_prepared() || !(sleeper.poll() || delayed == NEVER && sleeper.prepare()) {
+                if sleeper.is_prepared() || !sleeper.look(delayed == NEVER, &mut rounds) {
                     return None;
                 }
             }
         });
+        rounds = 0;
         match result {
             Err(WaitError::TimedOut) if delayed < deadline => {}
             result => return result,

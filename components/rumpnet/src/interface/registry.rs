@@ -177,7 +177,9 @@ pub(super) fn handle_event(interface: &Arc<Interface>) {
         return;
     }
     let carrier = interface.device.link_up();
-    if interface.carrier.swap(carrier, Ordering::SeqCst) != carrier {
+    // Told of a running interface, the protocols announce its addresses.
+    let announce = carrier && interface.device.wants_announcement();
+    if interface.carrier.swap(carrier, Ordering::SeqCst) != carrier || announce {
         changed(interface.index());
     }
 }

@@ -17,6 +17,8 @@ const PROMISCUOUS: u8 = 0;
 const ALL_MULTICAST: u8 = 1;
 const ADDRESSES: u8 = 1;
 const SET_TABLE: u8 = 0;
+const ANNOUNCE: u8 = 3;
+const ANNOUNCED: u8 = 0;
 const QUEUES: u8 = 4;
 const SET_PAIRS: u8 = 0;
 
@@ -86,6 +88,11 @@ impl Control {
     /// Sets how many pairs of queues are used.
     pub fn set_pairs(&mut self, transport: &dyn Transport, pairs: u16) -> bool {
         self.command(transport, QUEUES, SET_PAIRS, &[&pairs.to_le_bytes()])
+    }
+
+    /// Says that the neighbours were told.
+    pub fn announced(&mut self, transport: &dyn Transport) -> bool {
+        self.command(transport, ANNOUNCE, ANNOUNCED, &[])
     }
 
     /// Sets which packets are received besides those to the device's own address and to all.

@@ -43,15 +43,19 @@ pub struct Parsed {
     pub buffers: u16,
 }
 
-/// Reads the header of a received packet; what is missing of it counts as zeros.
+/// Reads the header of a received packet, all or nothing of it.
 pub fn parse(bytes: &[u8]) -> Parsed {
-    let byte = |offset: usize| bytes.get(offset).copied().unwrap_or(0);
-    let word = |offset: usize| u16::from_le_bytes([byte(offset), byte(offset + 1)]);
-    let checksum = match byte(0) {
-        flags if flags & NEEDS_CHECKSUM != 0 => Checksum::Partial { start: word(6), offset: word(8) },
-        flags if flags & DATA_VALID != 0 => Checksum::Verified,
-        _ => Checksum::Unknown,
+    let Some(&[flags, kind, _, _, s0, s1, c0, c1, o0, o1]) = bytes.first_chunk::<LEGACY_LENGTH>() else {
+        return Parsed { checksum: Checksum::Unknown, segment_size: 0, buffers: 0 };
     };
-    let segment_size = if matches!(byte(1) & !ECN, TCP4 | TCP6) { word(4) } else { 0 };
-    Parsed { checksum, segment_size, buffers: word(10) }
+    let checksum = if flags & NEEDS_CHECKSUM != 0 {
+        Checksum::Partial { start: u16::from_le_bytes([c0, c1]), offset: u16::from_le_bytes([o0, o1]) }
+    } else if flags & DATA_VALID != 0 {
+        Checksum::Verified
+    } else {
+        Checksum::Unknown
+    };
+    let segment_size = if matches!(kind & !ECN, TCP4 | TCP6) { u16::from_le_bytes([s0, s1]) } else { 0 };
+    let buffers = bytes[LEGACY_LENGTH..].first_chunk().map_or(0, |buffers| u16::from_le_bytes(*buffers));
+    Parsed { checksum, segment_size, buffers }
 }

@@ -48,8 +48,9 @@ const PAGE_MTU: usize = 4096 - header::LENGTH - LINK_HEADER;
 const LARGEST_MTU: usize = 65535;
 const USUAL_MTU: usize = 1500;
 
-/// Bit of the configuration's status.
+/// Bits of the configuration's status.
 const LINK_UP: u16 = 1;
+const ANNOUNCE: u16 = 2;
 const SPEED_UNKNOWN: u32 = u32::MAX;
 
 /// The configuration's fields, as far as they are looked at.
@@ -128,6 +129,7 @@ fn open(transport: Arc<dyn Transport>) -> Result<Arc<Net>, Refused> {
         | Features::NET_STATUS
         | Features::NET_CONTROL
         | Features::NET_CONTROL_RECEIVE
+        | Features::NET_ANNOUNCE
         | Features::NET_QUEUES
         | Features::NET_SPEED;
     let features = features::negotiate_with(&*transport, wanted, sensible)?;
@@ -206,7 +208,7 @@ fn sensible(mut features: Features) -> Features {
         features.remove(joined);
     }
     if !features.contains(Features::NET_CONTROL) {
-        features.remove(Features::NET_CONTROL_RECEIVE | Features::NET_QUEUES);
+        features.remove(Features::NET_CONTROL_RECEIVE | Features::NET_ANNOUNCE | Features::NET_QUEUES);
     }
     features
 }
@@ -426,6 +428,12 @@ impl NetworkDevice for Net {
             self.give_up();
         }
         !self.features.contains(Features::NET_STATUS) || config(&*self.transport).status & LINK_UP != 0
+    }
+
+    fn wants_announcement(&self) -> bool {
+        self.features.contains(Features::NET_ANNOUNCE)
+            && config(&*self.transport).status & ANNOUNCE != 0
+            && self.control.as_ref().is_some_and(|control| control.lock().announced(&*self.transport))
     }
 
     fn link_speed(&self) -> Option<(u32, bool)> {

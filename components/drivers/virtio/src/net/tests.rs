@@ -63,6 +63,10 @@ struct Bench {
 }
 
 fn bench(features: Features, pairs: u16) -> Bench {
+    bench_with(features, pairs, config(pairs))
+}
+
+fn bench_with(features: Features, pairs: u16, config: Vec<u8>) -> Bench {
     let seen = Arc::new(Mutex::new(Seen::default()));
     seen.lock().unwrap().buffers.resize_with(usize::from(pairs), VecDeque::new);
     let device = seen.clone();
@@ -89,8 +93,7 @@ fn bench(features: Features, pairs: u16) -> Bench {
             Some(0)
         }
     };
-    let model =
-        Arc::new(Model::new(1, features, usize::from(2 * pairs + 1), config(pairs), Box::new(behaviour)));
+    let model = Arc::new(Model::new(1, features, usize::from(2 * pairs + 1), config, Box::new(behaviour)));
     let net = open(model.clone()).unwrap_or_else(|_| panic!("the device is refused"));
     Bench { model, seen, net }
 }
@@ -383,4 +386,15 @@ fn the_filter_reaches_the_device() {
         vec![0, 0, 1],
     ];
     assert_eq!(commands, expected);
+}
+
+#[test]
+fn an_announcement_is_acknowledged() {
+    assert!(!bench(ALL, 1).net.wants_announcement());
+    let mut asking = config(1);
+    asking[6] = 3;
+    let bench = bench_with(ALL, 1, asking);
+    bench.seen.lock().unwrap().commands.clear();
+    assert!(bench.net.wants_announcement() && bench.net.link_up());
+    assert_eq!(bench.seen.lock().unwrap().commands, [[3, 0]]);
 }

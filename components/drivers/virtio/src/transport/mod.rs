@@ -66,6 +66,10 @@ pub trait Transport: Send + Sync {
             return true;
         }
         self.set_status(Status::empty());
+        // Nobody is there any more.
+        if self.status() == Status::from_bits_retain(u8::MAX) {
+            return false;
+        }
         // Devices in software reset at once; the bound is for those that don't answer.
         for _ in 0..1_000_000 {
             if self.status().is_empty() {
