@@ -10,7 +10,8 @@ use rumpvfs::generated::{Entry, Fixed};
 
 /// The directory.
 pub(super) fn directory() -> Entry {
-    let tables: [(&str, fn() -> String); 20] = [
+    type Table = (&'static str, fn() -> String);
+    let tables: [Table; 20] = [
         ("arp", links::neighbours),
         ("dev", links::devices),
         ("dev_mcast", links::device_groups),
