@@ -61,7 +61,8 @@ pub fn getsockopt(
 /// PACKET_HDRLEN is asked for a version of the ring, which stands where the answer goes: only the second is there.
 fn ring_header_length(version: UserPtr<i32>) -> Result<Value> {
     const TPACKET_V2: i32 = 1;
-    const HEADER: i32 = 52;
+    /// Bytes of `struct tpacket2_hdr`; the address follows.
+    const HEADER: i32 = 32;
     if version.read()? == TPACKET_V2 { Ok(Value::int(HEADER)) } else { Err(Errno::EINVAL) }
 }
 

@@ -86,6 +86,8 @@ pub struct StreamSocket {
     tells_available: AtomicBool,
     /// How many sends without a copy there were (SO_ZEROCOPY).
     zero_copies: AtomicU32,
+    /// The last try without waiting found nothing.
+    dry: AtomicBool,
     closed: AtomicBool,
 }
 
@@ -123,6 +125,7 @@ impl StreamSocket {
             fast_open: AtomicU32::new(0),
             tells_available: AtomicBool::new(false),
             zero_copies: AtomicU32::new(0),
+            dry: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         }
     }

@@ -48,7 +48,9 @@ impl StreamSocket {
             }
             if deadline != 0 {
                 Self::wait_for(connection, events, deadline)?;
-            } else if polled || !interface::poll() {
+            } else if polled || !self.dry.swap(true, Relaxed) || !interface::poll() {
+                // Most programs wait after the first try that found nothing, and that polls. Only who tries on and
+                // on needs a poll here.
                 return Err(Errno::EAGAIN);
             } else {
                 polled = true;
@@ -158,7 +160,10 @@ impl StreamSocket {
         // The usual case: there is enough.
         let mut done = 0;
         match connection.receive(sink, how) {
-            Ok(size) if size >= least || size == 0 => return Ok((size, MessageFlags::default())),
+            Ok(size) if size >= least || size == 0 => {
+                self.dry.store(false, Relaxed);
+                return Ok((size, MessageFlags::default()));
+            }
             Ok(size) => done = size,
             Err(Errno::EAGAIN) => {}
             Err(error) => return Err(error),
