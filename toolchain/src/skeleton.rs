@@ -26,6 +26,9 @@ pub(crate) const USERS: &[(&str, u32)] = &[("root", 0), ("tty", 5), ("nobody", 6
 const NAME_SERVICES: &str =
     "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n";
 
+/// Symbolic links and where they lead.
+const LINKS: &[(&str, &str)] = &[("/etc/mtab", "../proc/self/mounts"), ("/var/run", "/run")];
+
 /// Adds what is absent.
 pub fn complete(tree: &mut Tree, hostname: &str, nameservers: &[String]) -> Result<(), Error> {
     for (path, permissions) in DIRECTORIES {
@@ -53,12 +56,11 @@ pub fn complete(tree: &mut Tree, hostname: &str, nameservers: &[String]) -> Resu
             tree.insert_at(path.as_bytes(), node)?;
         }
     }
-    if tree.resolve(b"/etc/mtab")?.is_none() {
-        let node = Node {
-            kind: Kind::Symlink(b"../proc/self/mounts".to_vec()),
-            attributes: Attributes::root(0o777),
-        };
-        tree.insert_at(b"/etc/mtab", node)?;
+    for (path, target) in LINKS {
+        if tree.resolve(path.as_bytes())?.is_none() {
+            let kind = Kind::Symlink(target.as_bytes().to_vec());
+            tree.insert_at(path.as_bytes(), Node { kind, attributes: Attributes::root(0o777) })?;
+        }
     }
     Ok(())
 }
