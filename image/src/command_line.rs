@@ -20,6 +20,9 @@ pub const TRACE_CALLS: &str = "trace=syscalls";
 /// The kernel's word for a server of metrics; the port follows.
 pub const METRICS: &str = "metrics=";
 
+/// The kernel's word for programs that are always loaded at the same addresses, as Linux has it.
+pub const FIXED_ADDRESSES: &str = "norandmaps";
+
 /// What a command line asks for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CommandLine {

@@ -31,6 +31,15 @@ pub fn find(table: &[u8], address: u64) -> Option<(&str, u64)> {
     Some((core::str::from_utf8(&name[..end]).ok()?, u64::from(offset - word(table, 1 + 2 * index)?)))
 }
 
+/// Every symbol in order of addresses.
+pub fn all(table: &[u8]) -> impl Iterator<Item = (u64, &str)> {
+    let count = word(table, 0).unwrap_or(0) as usize;
+    (0..count).filter_map(move |index| {
+        let address = BASE.checked_add(word(table, 1 + 2 * index)?.into())?;
+        find(table, address).map(|(name, _)| (address, name))
+    })
+}
+
 /// Builds a table from (address, name) pairs; those outside the top 2 GiB are left out.
 #[cfg(feature = "std")]
 pub fn build(mut symbols: Vec<(u64, String)>) -> Vec<u8> {
@@ -61,6 +70,8 @@ mod tests {
         assert_eq!(find(&table, BASE + 0x100), Some(("first", 0)));
         assert_eq!(find(&table, BASE + 0x1ff), Some(("first", 0xff)));
         assert_eq!(find(&table, BASE + 0x212), Some(("second", 0x12)));
+        assert!(all(&table).eq([(BASE + 0x100, "first"), (BASE + 0x200, "second")]));
+        assert_eq!(all(&table[..10]).count(), 0);
         assert_eq!(find(&[], BASE), None);
         assert_eq!(find(&table[..10], BASE + 0x300), None);
     }

@@ -208,6 +208,12 @@ pub struct RunOptions {
     /// Where the trace goes; standard error if not given.
     #[arg(long, value_name = "FILE", requires = "trace")]
     pub trace_output: Option<PathBuf>,
+    /// Let gdb in at this port of 127.0.0.1 (QEMU's stub), and print its command, with symbols of kernel and programs.
+    #[arg(long, value_name = "PORT", num_args = 0..=1, default_missing_value = "1234")]
+    pub gdb: Option<u16>,
+    /// With --gdb: wait for it before the first instruction.
+    #[arg(long, requires = "gdb")]
+    pub pause: bool,
     /// Give out counters by HTTP on this port of the guest, as Prometheus reads them: /metrics.
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub metrics: Option<u16>,

@@ -123,6 +123,33 @@ pub fn file(image: &Path, path: &str) -> Result<Vec<u8>, Error> {
     if contents.len() as u64 == inode.size.get() { Ok(contents) } else { Err(damaged()) }
 }
 
+/// The sections of a payload that are not the root file system.
+#[derive(Debug)]
+pub struct Sections {
+    /// The encoded configuration.
+    pub configuration: Vec<u8>,
+    /// The kernel's symbols.
+    pub symbols: Vec<u8>,
+}
+
+/// Reads the configuration and the symbols of an image.
+pub fn payload(image: &Path) -> Result<Sections, Error> {
+    let failed = |source| Error::Read { path: image.into(), source };
+    let mut file = File::open(image).map_err(failed)?;
+    let bytes = file.metadata().map_err(failed)?.len();
+    let not_an_image = || Error::NotAnImage(image.into());
+    let kind = launch::kind_of(&mut file).map_err(failed)?.ok_or_else(not_an_image)?;
+    let parts = find(&mut file, kind, bytes).map_err(failed)?.ok_or_else(not_an_image)?;
+    let header = read_at(&mut file, parts.payload, size_of::<payload::Header>() as u64).map_err(failed)?;
+    let (header, _) = payload::Header::read_from_prefix(&header)
+        .map_err(|_| Error::Damaged(image.into(), "the payload is cut off".into()))?;
+    let mut section = |section: payload::Section| {
+        let at = parts.payload.saturating_add(section.offset.get());
+        read_at(&mut file, at, section.length.get().min(bytes)).map_err(failed)
+    };
+    Ok(Sections { configuration: section(header.configuration)?, symbols: section(header.symbols)? })
+}
+
 /// Looks into an image of `bytes` bytes; the path is for messages.
 pub fn read(file: &mut (impl Read + Seek), bytes: u64, path: &Path) -> Result<Inspection, Error> {
     let failed = |source| Error::Read { path: path.into(), source };

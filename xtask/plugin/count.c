@@ -1,6 +1,7 @@
 // A plug-in for QEMU's translator that counts the guest's instructions (QEMU: docs/devel/tcg-plugins, version 1 of the
-// interface). `count=FILE`: a file whose first 8 bytes are the count while the guest runs. `profile=FILE`: at the end,
-// a line for each block of code that ran: its address, its instructions, and how often it ran. For one CPU.
+// interface). `count=FILE`: a file whose first 8 bytes are the count while the guest runs. `profile=FILE`: when QEMU ends
+// in order, a line for each block of code that ran: its address, its instructions, and how often it ran. What ran before
+// somebody set the second 8 bytes of the count's file is not in the profile. For one CPU.
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdbool.h>
@@ -47,6 +48,12 @@ static struct block *find(uint64_t address, uint64_t instructions) {
 
 static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb *translation) {
     (void)id;
+    if (count != NULL && count[1] != 0) {
+        // New code comes with new work, so that this is soon.
+        for (size_t index = 0; index < sizeof blocks / sizeof *blocks; index++)
+            for (struct block *block = blocks[index]; block != NULL; block = block->next) block->runs = 0;
+        count[1] = 0;
+    }
     uint64_t instructions = qemu_plugin_tb_n_insns(translation);
     if (count != NULL)
         qemu_plugin_register_vcpu_tb_exec_inline(translation, QEMU_PLUGIN_INLINE_ADD_U64, count, instructions);
@@ -73,8 +80,8 @@ EXPORTED int qemu_plugin_install(qemu_plugin_id_t id, const struct qemu_info_t *
     for (int index = 0; index < argc; index++) {
         if (strncmp(argv[index], "count=", 6) == 0) {
             int file = open(argv[index] + 6, O_RDWR | O_CREAT | O_TRUNC, 0644);
-            if (file < 0 || ftruncate(file, sizeof *count) != 0) return -1;
-            count = mmap(NULL, sizeof *count, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+            if (file < 0 || ftruncate(file, 2 * sizeof *count) != 0) return -1;
+            count = mmap(NULL, 2 * sizeof *count, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
             close(file);
             if (count == MAP_FAILED) return -1;
         } else if (strncmp(argv[index], "profile=", 8) == 0) {

@@ -124,7 +124,10 @@ impl<T: IntoBytes + Immutable> UserPtr<T> {
 pub fn buffer(length: usize) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(length).map_err(|_| Errno::ENOMEM)?;
-    bytes.resize(length, 0);
+    // Copies: code that is compiled for its size would set byte after byte.
+    while bytes.len() < length {
+        bytes.extend_from_slice(&ZEROS[..(length - bytes.len()).min(ZEROS.len())]);
+    }
     Ok(bytes)
 }
 
@@ -145,9 +148,10 @@ pub fn write_bytes(address: usize, bytes: &[u8]) -> Result<()> {
     if rumpuser_copyout(bytes, address) == 0 { Ok(()) } else { Err(Errno::EFAULT) }
 }
 
+static ZEROS: [u8; 1024] = [0; 1024];
+
 /// Zeroes user memory.
 pub fn clear_bytes(mut address: usize, mut length: usize) -> Result<()> {
-    static ZEROS: [u8; 256] = [0; 256];
     while length > 0 {
         let chunk = length.min(ZEROS.len());
         write_bytes(address, &ZEROS[..chunk])?;

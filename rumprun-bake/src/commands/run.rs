@@ -78,6 +78,7 @@ pub fn options(image: &Path, run: &RunOptions) -> Result<Result<Options, launch:
         networks,
         capture: run.capture.clone(),
         extra: run.extra.clone(),
+        gdb: run.gdb.map(|port| launch::Gdb { port, pause: run.pause }),
         trace: run.trace.clone().map(|word| launch::Trace { word, output: run.trace_output.clone() }),
         command_line,
     }))
@@ -90,6 +91,10 @@ fn start(options: &Options, print: bool, progress: &Progress) -> Result<u8, laun
         println!("{}", words.join(" "));
         plan.keep();
         return Ok(0);
+    }
+    if let Some(command) = &plan.debugger {
+        let words: Vec<_> = command.iter().map(|word| super::quoted(word)).collect();
+        eprintln!("attach with: {}", words.join(" "));
     }
     if let Some(reason) = &plan.accelerator.reason
         && plan.accelerator.fresh

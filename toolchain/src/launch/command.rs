@@ -102,6 +102,12 @@ pub fn words(options: &Options, run: Run<'_>) -> Result<Vec<String>, Error> {
         add(&["-chardev", &format!("file,id=trace,path={path}")]);
         add(&["-device", &format!("isa-debugcon,iobase={:#x},chardev=trace", machine::TRACE_PORT)]);
     }
+    if let Some(gdb) = options.gdb {
+        add(&["-gdb", &format!("tcp:127.0.0.1:{}", gdb.port)]);
+        if gdb.pause {
+            add(&["-S"]);
+        }
+    }
     if arguments {
         add(&["-fw_cfg", &format!("name={},file={}", machine::COMMAND_LINE_FILE, in_folder(ARGUMENTS))]);
     }

@@ -4,6 +4,7 @@ mod accelerator;
 pub mod captured;
 mod command;
 mod console;
+mod debug;
 mod kind;
 pub mod network;
 mod qmp;
@@ -14,8 +15,12 @@ use std::{fs, io, path::PathBuf};
 
 use crate::inspect;
 pub use accelerator::{Accelerator, Choice, choose};
+pub use debug::Gdb;
 pub use command::UEFI_FIRMWARE;
-use image::{command_line::CommandLine, machine};
+use image::{
+    command_line::{CommandLine, FIXED_ADDRESSES},
+    machine,
+};
 pub use kind::{ImageKind, detect, kind_of};
 pub use network::{MacAddress, Nic};
 pub use supervise::{Outcome, run};
@@ -82,6 +87,8 @@ pub struct Options {
     pub extra: Vec<String>,
     /// A trace.
     pub trace: Option<Trace>,
+    /// A debugger.
+    pub gdb: Option<Gdb>,
     /// Arguments and environment for this run.
     pub command_line: CommandLine,
 }
@@ -163,6 +170,8 @@ pub struct Plan {
     pub words: Vec<String>,
     /// Why this accelerator.
     pub accelerator: Choice,
+    /// gdb's command, if a debugger was asked for.
+    pub debugger: Option<Vec<String>>,
     /// The trace goes to standard error.
     shows_trace: bool,
     /// Holds the files of the run.
@@ -199,6 +208,9 @@ pub fn plan(options: &Options) -> Result<Plan, Error> {
     let mut command_line = options.command_line.clone();
     command_line.networks.extend(network::guest_networks(&options.networks, &macs));
     command_line.options.extend(options.trace.iter().map(|trace| trace.word.clone().into_bytes()));
+    if options.gdb.is_some() {
+        command_line.options.push(FIXED_ADDRESSES.as_bytes().to_vec());
+    }
     let text = command_line.render();
     if text.len() > machine::COMMAND_LINE_LIMIT {
         return Err(Error::Arguments(text.len()));
@@ -231,5 +243,7 @@ pub fn plan(options: &Options) -> Result<Plan, Error> {
     };
     let words = command::words(options, run)?;
     let shows_trace = options.trace.as_ref().is_some_and(|trace| trace.output.is_none());
-    Ok(Plan { words, accelerator, shows_trace, folder })
+    let debugger =
+        options.gdb.map(|gdb| debug::prepare(gdb, &options.image, folder.path())).transpose()?;
+    Ok(Plan { words, accelerator, debugger, shows_trace, folder })
 }

@@ -1,6 +1,7 @@
 //! Maps a program, its interpreter, its stack and the vDSO into a new address space.
 
 use alloc::{sync::Arc, vec::Vec};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use rumpkern::{
     Errno, Result,
@@ -39,6 +40,14 @@ pub struct LoadOptions<'a> {
     pub limits: &'a Limits,
 }
 
+/// Programs are always loaded at the same addresses.
+static FIXED: AtomicBool = AtomicBool::new(false);
+
+/// Loads programs always at the same addresses from now on, so that a debugger knows them.
+pub fn fix_addresses() {
+    FIXED.store(true, Ordering::Relaxed);
+}
+
 /// A program ready to run.
 pub struct Loaded {
     /// Its memory.
@@ -60,7 +69,9 @@ impl Executable {
         apply_limits(&space, options.limits);
         let mut random = [0u8; 16];
         rumpuser_getrandom(&mut random);
-        let shift = usize::from_le_bytes(random[..8].try_into().unwrap_or_default());
+        let fixed = FIXED.load(Ordering::Relaxed);
+        let shift =
+            if fixed { 0 } else { usize::from_le_bytes(random[..8].try_into().unwrap_or_default()) };
 
         let program = &self.object.elf;
         let base = if program.relocatable {

@@ -22,7 +22,7 @@ use rumpvfs::{
     vnode::{Attributes, Kind, Vnode},
 };
 
-pub use load::{LoadOptions, Loaded, apply_limits};
+pub use load::{LoadOptions, Loaded, apply_limits, fix_addresses};
 pub use stack::{ARGUMENTS_MAX, STRING_MAX, StackLayout};
 
 use crate::elf::{self, Elf};

@@ -11,7 +11,7 @@ use alloc::sync::{Arc, Weak};
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use image::{
-    command_line::{CommandLine, METRICS, NO_ECHO},
+    command_line::{CommandLine, FIXED_ADDRESSES, METRICS, NO_ECHO},
     config::Configuration,
     payload::Payload,
     rootfs::RootFs,
@@ -76,6 +76,9 @@ fn prepare(
         rumpdev::tty::console::disable_echo();
     }
     crate::trace::start(&words);
+    if words.has(FIXED_ADDRESSES.as_bytes()) {
+        crate::exec_image::fix_addresses();
+    }
     metrics::register();
     rumpkern::counter::register(&crate::statistics::SystemCalls);
     rumpnet::configuration::start();
