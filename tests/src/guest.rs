@@ -101,6 +101,12 @@ impl Guest {
         self
     }
 
+    /// Adds an option of `rumprun-bake run` that takes no value.
+    pub fn flag(mut self, name: &str) -> Self {
+        self.options.push(name.into());
+        self
+    }
+
     /// CPUs.
     pub fn cpus(self, count: usize) -> Self {
         self.option("--cpus", count.to_string())
@@ -238,6 +244,22 @@ impl Running {
                 "the console never showed {text:?}:\n{}",
                 contents(&self.console)
             );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until the launcher has said a line that begins with `start`; returns it. Panics when the time limit
+    /// passes or the launcher ends before.
+    #[track_caller]
+    pub fn wait_for_message(&mut self, start: &str) -> String {
+        let began = Instant::now();
+        loop {
+            let messages = self.messages();
+            let mut whole = messages.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+            if let Some(line) = whole.find(|line| line.starts_with(start)) {
+                return line.trim_end().to_owned();
+            }
+            assert!(self.is_running() && began.elapsed() < self.timeout, "never said {start:?}:\n{messages}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }

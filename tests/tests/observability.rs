@@ -29,3 +29,43 @@ fn a_trace_may_go_to_a_file() {
     assert!(trace.contains(" wait4(") && trace.ends_with("exit_group(3) = ?\n"), "{trace}");
     assert!(!outcome.messages.contains("[trace]"), "{}", outcome.messages);
 }
+
+/// The commands of gdb's that `run` printed.
+fn attach_command(running: &mut tests::guest::Running) -> Vec<String> {
+    let line = running.wait_for_message("attach with: ");
+    let (words, mut quoted) = (line.trim_start_matches("attach with: "), false);
+    let mut split = vec![String::new()];
+    for character in words.chars() {
+        match character {
+            '\'' => quoted = !quoted,
+            ' ' if !quoted => split.push(String::new()),
+            other => split.last_mut().expect("a word").push(other),
+        }
+    }
+    split
+}
+
+#[test]
+fn gdb_stops_in_the_kernel_and_in_the_program() {
+    tests::needs!("gdb", "gcc");
+    let program = tests::programs::build("hello.c", tests::programs::Flavour::Static);
+    let image = bake("observability-hello", [&program]);
+    // A port that was free a moment ago.
+    let port = std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
+    let port = port.expect("a free port").port().to_string();
+    let mut running = Guest::new(&image).option("--gdb", &port).flag("--pause").start();
+    let words = attach_command(&mut running);
+    assert_eq!(words[0], "gdb");
+    let output = std::process::Command::new("gdb")
+        .args(["-batch", "-nx", "-ex", "set pagination off", "-ex", "set confirm off"])
+        .args(&words[1..])
+        .args(["-ex", "hbreak linux::rc::start", "-ex", "continue", "-ex", "backtrace"])
+        .args(["-ex", "break main", "-ex", "continue", "-ex", "backtrace", "-ex", "detach"])
+        .output()
+        .expect("gdb starts");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("in linux::rc::start"), "{said}\n{errors}");
+    assert!(said.contains("Breakpoint 2, ") && said.contains("in main ()"), "{said}\n{errors}");
+    running.wait().exited(0);
+}

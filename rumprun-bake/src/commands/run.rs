@@ -93,7 +93,7 @@ fn start(options: &Options, print: bool, progress: &Progress) -> Result<u8, laun
         return Ok(0);
     }
     if let Some(command) = &plan.debugger {
-        let words: Vec<_> = command.iter().map(|word| super::quoted(word)).collect();
+        let words: Vec<_> = command.iter().map(|word| toolchain::quote::shell(word)).collect();
         eprintln!("attach with: {}", words.join(" "));
     }
     if let Some(reason) = &plan.accelerator.reason

@@ -15,8 +15,8 @@ use std::{fs, io, path::PathBuf};
 
 use crate::inspect;
 pub use accelerator::{Accelerator, Choice, choose};
-pub use debug::Gdb;
 pub use command::UEFI_FIRMWARE;
+pub use debug::Gdb;
 use image::{
     command_line::{CommandLine, FIXED_ADDRESSES},
     machine,
@@ -243,7 +243,6 @@ pub fn plan(options: &Options) -> Result<Plan, Error> {
     };
     let words = command::words(options, run)?;
     let shows_trace = options.trace.as_ref().is_some_and(|trace| trace.output.is_none());
-    let debugger =
-        options.gdb.map(|gdb| debug::prepare(gdb, &options.image, folder.path())).transpose()?;
+    let debugger = options.gdb.map(|gdb| debug::prepare(gdb, &options.image, folder.path())).transpose()?;
     Ok(Plan { words, accelerator, debugger, shows_trace, folder })
 }

@@ -70,8 +70,7 @@ impl Executable {
         let mut random = [0u8; 16];
         rumpuser_getrandom(&mut random);
         let fixed = FIXED.load(Ordering::Relaxed);
-        let shift =
-            if fixed { 0 } else { usize::from_le_bytes(random[..8].try_into().unwrap_or_default()) };
+        let shift = if fixed { 0 } else { usize::from_le_bytes(random[..8].try_into().unwrap_or_default()) };
 
         let program = &self.object.elf;
         let base = if program.relocatable {
