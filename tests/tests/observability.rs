@@ -69,3 +69,34 @@ fn gdb_stops_in_the_kernel_and_in_the_program() {
     assert!(said.contains("Breakpoint 2, ") && said.contains("in main ()"), "{said}\n{errors}");
     running.wait().exited(0);
 }
+
+#[test]
+fn metrics_are_given_out_whatever_other_clients_do() {
+    use std::{
+        io::{Read, Write},
+        net::TcpStream,
+        time::Duration,
+    };
+    let image = bake("observability-sleep", ["sleep 600"]);
+    // A port that was free a moment ago.
+    let port = std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
+    let address = port.expect("a free port");
+    let publish = format!("{}:9100", address.port());
+    let mut running = Guest::new(&image).option("--publish", &publish).option("--metrics", "9100").start();
+    running.wait_for("metrics on port 9100");
+    let ask = |request: &[u8]| {
+        let mut client = TcpStream::connect(address).expect("QEMU listens");
+        client.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+        client.write_all(request).expect("asked");
+        client
+    };
+    // They never finish asking.
+    let idle: Vec<TcpStream> = (0..40).map(|_| ask(b"GET /met")).collect();
+    let mut text = String::new();
+    ask(b"GET /metrics HTTP/1.1\r\n\r\n").read_to_string(&mut text).expect("an answer");
+    assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
+    for line in ["rumprun_tcp_passive_opens_total ", "rumprun_syscall_calls_total{name=\"mmap\"} "] {
+        assert!(text.contains(line), "no {line:?} in {text}");
+    }
+    drop(idle);
+}

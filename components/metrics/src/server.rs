@@ -23,7 +23,7 @@ use crate::{
 /// Clients at a time; the oldest goes when another comes.
 const CLIENTS: usize = 16;
 /// Connections that wait to be accepted.
-const BACKLOG: usize = 16;
+const BACKLOG: usize = 128;
 /// A text is given out again for so long, in nanoseconds: asking often costs little.
 const FRESH: u64 = 100_000_000;
 
