@@ -29,8 +29,24 @@ pub fn class_of(size: usize, alignment: usize) -> Option<usize> {
     if size > 2048 || alignment > 512 {
         return None;
     }
-    CLASSES.iter().position(|&class| class >= size && class.is_multiple_of(alignment))
+    // Most layouts need one look; larger alignments may need the next classes.
+    let first = usize::from(FIRST[size.div_ceil(16)]);
+    (first..CLASSES.len()).find(|&class| CLASSES[class].is_multiple_of(alignment))
 }
+
+/// The smallest class for each size in units of 16 bytes, rounded up.
+static FIRST: [u8; 2048 / 16 + 1] = {
+    let mut table = [0; 2048 / 16 + 1];
+    let (mut class, mut unit) = (0, 0);
+    while unit < table.len() {
+        while CLASSES[class] < unit * 16 {
+            class += 1;
+        }
+        table[unit] = class as u8;
+        unit += 1;
+    }
+    table
+};
 
 /// Stands at the start of a slab.
 #[repr(C)]
