@@ -12,6 +12,7 @@ use std::{
 pub mod guest;
 pub mod network;
 pub mod programs;
+pub mod qmp;
 pub mod recipe;
 
 pub use guest::{Ending, Guest, Outcome};

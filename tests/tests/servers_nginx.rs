@@ -113,7 +113,11 @@ fn load(server: &Server) {
     assert!(!report.contains("Socket errors"), "{report}");
     for options in [&["-n", "1000", "-c", "10"][..], &["-n", "3000", "-c", "20", "-k"]] {
         let report = server.client("ab", options.iter().copied().chain(["-q", url.as_str()]));
-        assert_eq!(number(&report, "Complete requests:"), options[1].parse().expect("a number"), "{report}");
+        assert_eq!(
+            number(&report, "Complete requests:"),
+            options[1].parse::<u64>().expect("a number"),
+            "{report}"
+        );
         assert_eq!(number(&report, "Failed requests:"), 0, "{report}");
         assert!(!report.contains("Non-2xx"), "{report}");
     }
