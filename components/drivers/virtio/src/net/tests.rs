@@ -77,7 +77,7 @@ fn bench_with(features: Features, pairs: u16, config: Vec<u8>) -> Bench {
             seen.commands.push(bytes_of(&request.readable));
             model::write(answer.0, &[0]);
             Some(1)
-        } else if request.queue % 2 == 0 {
+        } else if request.queue.is_multiple_of(2) {
             let (address, length) = request.writable[0];
             assert_eq!((request.writable.len(), length), (1, 4096));
             seen.buffers[usize::from(request.queue / 2)].push_back((request.head, address, length));
