@@ -67,6 +67,7 @@ pub struct TestDevice {
     link: AtomicBool,
     ring_size: AtomicUsize,
     full: AtomicBool,
+    stalled: AtomicBool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -96,6 +97,7 @@ impl TestDevice {
             link: AtomicBool::new(true),
             ring_size: AtomicUsize::new(256),
             full: AtomicBool::new(false),
+            stalled: AtomicBool::new(false),
         })
     }
 
@@ -137,6 +139,11 @@ impl TestDevice {
                 }
             }
         }
+    }
+
+    /// Makes it take nothing off its ring, or go on. Flushes reach every device, those of other tests too.
+    pub fn set_stalled(&self, stalled: bool) {
+        self.stalled.store(stalled, Ordering::SeqCst);
     }
 
     /// What was sent and flushed since the last call, of a device without a peer.
@@ -238,6 +245,9 @@ impl NetworkDevice for TestDevice {
     }
 
     fn flush(&self, queue: usize) {
+        if self.stalled.load(Ordering::SeqCst) {
+            return;
+        }
         let mut state = lock(&self.state);
         let (flushed, left) =
             core::mem::take(&mut state.ring).into_iter().partition(|(index, _)| *index == queue);

@@ -164,11 +164,13 @@ fn a_full_ring_makes_packets_wait_and_then_drops_them() {
     let device = TestDevice::new(Offloads::empty(), 1);
     let interface = attach(device.clone()).unwrap();
     device.set_ring_size(10);
+    device.set_stalled(true);
     let results: Vec<_> =
         (0..600_u16).map(|number| interface.transmit(0, &mut packet(&number.to_be_bytes(), b""))).collect();
     assert!(results[..522].iter().all(Result::is_ok));
     assert!(results[522..].iter().all(|result| *result == Err(TransmitError::Full)));
     assert_eq!(interface.statistics().transmit_dropped, 78);
+    device.set_stalled(false);
     device.set_ring_size(1000);
     let mut sent = Vec::new();
     while sent.len() < 522 {
