@@ -301,3 +301,17 @@ impl NetworkDevice for TestDevice {
         DeviceStatistics::default()
     }
 }
+
+/// Waits for what another thread, which polls the loopback, may be about to do.
+#[cfg(test)]
+pub(crate) fn eventually<T>(mut condition: impl FnMut() -> Option<T>) -> T {
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(std::time::Instant::now() < end, "it never happened");
+        super::poll();
+        std::thread::yield_now();
+    }
+}

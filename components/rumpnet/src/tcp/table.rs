@@ -82,7 +82,15 @@ impl Key {
             (product >> 64) as u64 ^ product as u64
         };
         let remote = mix(self.remote[0] ^ secret, self.remote[1] ^ 0x9e37_79b9_7f4a_7c15);
-        mix(remote ^ u64::from(self.ports) << 20 ^ self.local[0], secret.rotate_left(32) ^ self.local[1])
+        let both =
+            mix(remote ^ u64::from(self.ports) << 20 ^ self.local[0], secret.rotate_left(32) ^ self.local[1]);
+        // Ports in a row would give hashes at equal distances, which for some keys meet few shards: MurmurHash3's
+        // finalizer breaks that.
+        let mut hash = both ^ both >> 33;
+        hash = hash.wrapping_mul(0xff51_afd7_ed55_8ccd);
+        hash ^= hash >> 33;
+        hash = hash.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+        hash ^ hash >> 33
     }
 }
 

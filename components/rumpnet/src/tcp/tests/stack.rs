@@ -18,7 +18,7 @@ use super::super::{
     Connection, ListenOptions, Listener, PathSettings, ReceiveFlags, SendFlags, Settings, State, table,
 };
 use crate::{
-    interface,
+    interface::{self, testing::eventually},
     ports::{self, Protocol, Request},
 };
 
@@ -45,19 +45,6 @@ fn listen(address: &str, options: &ListenOptions) -> (Arc<Listener>, SocketAddr)
 fn connect(remote: SocketAddr) -> Arc<Connection> {
     crate::configuration::start();
     Connection::connect(None, None, remote, Settings::default(), PathSettings::default()).unwrap()
-}
-
-/// Waits for what another thread, which polls the loopback, may be about to do.
-fn eventually<T>(mut condition: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + Duration::from_secs(10);
-    loop {
-        if let Some(value) = condition() {
-            return value;
-        }
-        assert!(Instant::now() < end, "it never happened");
-        interface::poll();
-        std::thread::yield_now();
-    }
 }
 
 fn await_events(connection: &Connection, events: Events) {
