@@ -29,6 +29,9 @@ pub fn image(name: &str) -> Option<PathBuf> {
 /// As [`image`], of a copy of the recipe's folder that `change` has changed. `variant` tells such images apart.
 pub fn image_with(name: &str, variant: &str, change: impl FnOnce(&Path)) -> Option<PathBuf> {
     let folder = scratch().join(format!("{name}-{variant}-{}", std::process::id())).join(name);
+    // Tests run side by side, and the first to come makes what the others use.
+    static COPIES: Mutex<()> = Mutex::new(());
+    let _copying = COPIES.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     if !folder.exists() {
         copy(&checkout().join("packages").join(name), &folder);
         change(&folder);

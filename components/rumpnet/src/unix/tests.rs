@@ -3,7 +3,7 @@
 use std::{thread, time::Duration, vec, vec::Vec};
 
 use super::*;
-use crate::socket::Right;
+use crate::{interface::testing::eventually, socket::Right};
 
 const ME: Credentials = Credentials { pid: 7, uid: 1000, gid: 100 };
 
@@ -181,7 +181,8 @@ fn rights_travel_with_their_bytes() {
     assert_eq!(data(&other, 100).unwrap(), b"after");
     send_with(&one, b"unread", vec![right.clone()]).unwrap();
     other.close();
-    assert_eq!(Arc::strong_count(&right), 1);
+    // Whoever is dropping others meanwhile, drops these.
+    eventually(|| (Arc::strong_count(&right) == 1).then_some(()));
 }
 
 #[test]
