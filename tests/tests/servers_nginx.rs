@@ -89,7 +89,10 @@ fn number(report: &str, label: &str) -> u64 {
 
 /// Load by wrk and ab; each response is compared.
 fn load(server: &Server) {
-    let script = scratch().join(format!("check-{}.lua", std::process::id()));
+    // Tests run side by side, each in a thread of its name.
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or_default();
+    let script = scratch().join(format!("check-{test}-{}.lua", std::process::id()));
     // `response` runs in each of wrk's threads, `done` in its main program.
     let text = format!(
         "local threads = {{}}\n\

@@ -55,6 +55,26 @@ fn chain_of(pager: &dyn Pager, mut at: u64, length: usize) -> Result<Chain> {
     Ok(chain)
 }
 
+/// References to `length` zeros.
+fn zeros(length: usize) -> Result<Chain> {
+    let mut page = Fragment::new(0).map_err(|_| Errno::ENOMEM)?;
+    page.append(&[0; PAGE_SIZE]);
+    let mut chain = Chain::new();
+    while chain.len() < length {
+        chain.push(page.slice(0..PAGE_SIZE.min(length - chain.len())));
+    }
+    Ok(chain)
+}
+
+/// How far the data or the hole at `at` goes, and whether it is a hole: asking a pager would fill it.
+fn extent(file: &OpenFile, at: u64, end: u64) -> (u64, bool) {
+    match file.file().seek_data(at, true) {
+        Ok(hole) if hole > at => (hole - at, false),
+        Ok(_) => (file.file().seek_data(at, false).unwrap_or(end) - at, true),
+        Err(_) => (end - at, false),
+    }
+}
+
 /// Sends up to `count` bytes of a file from `*at` on, which moves. `block`: as far as the socket's flags allow.
 pub fn send_file(
     pager: &dyn Pager,
@@ -67,13 +87,19 @@ pub fn send_file(
     let flags = message_flags(to, block);
     let mut done = 0;
     while done < count {
-        let left = usize::try_from(file.attributes()?.size.saturating_sub(*at)).unwrap_or(usize::MAX);
+        let size = file.attributes()?.size;
+        let left = usize::try_from(size.saturating_sub(*at)).unwrap_or(usize::MAX);
         let wanted = (count - done).min(left);
-        let batch = wanted.min(BATCH);
+        if wanted == 0 {
+            break;
+        }
+        let (run, hole) = extent(file, *at, size);
+        let batch = wanted.min(BATCH).min(usize::try_from(run).unwrap_or(usize::MAX));
         if batch == 0 {
             break;
         }
-        let sent = chain_of(pager, *at, batch).and_then(|mut chain| {
+        let chain = if hole { zeros(batch) } else { chain_of(pager, *at, batch) };
+        let sent = chain.and_then(|mut chain| {
             let flags = if batch < wanted { flags | MessageFlags::MORE } else { flags };
             socket.send_chain(&mut chain, flags)
         });
