@@ -70,7 +70,8 @@ fn parse_redis(text: &str) -> Result<[f64; 2]> {
     Ok([rate("SET")?, rate("GET")?])
 }
 
-/// iperf3: bits a second that arrived; `reverse`: from the guest. Between two tests the server may not listen.
+/// iperf3: bits a second that arrived; `reverse`: from the guest. Between two tests the server may not listen, and
+/// before the first its network may not be up.
 pub fn iperf(reverse: bool) -> Result<f64> {
     let mut command = Command::new("iperf3");
     command.args(["--client", &GUEST.to_string(), "--json", "--time", &SECONDS.to_string()]);
@@ -81,8 +82,8 @@ pub fn iperf(reverse: bool) -> Result<f64> {
     loop {
         let output = command.output().context("cannot run iperf3")?;
         let report: Value = serde_json::from_slice(&output.stdout)?;
-        let refused = report["error"].as_str().is_some_and(|error| error.contains("refused"));
-        if !refused || start.elapsed() > CONNECT_LIMIT {
+        let unreached = report["error"].as_str().is_some_and(|error| error.contains("unable to connect"));
+        if !unreached || start.elapsed() > CONNECT_LIMIT {
             return report["end"]["sum_received"]["bits_per_second"]
                 .as_f64()
                 .with_context(|| format!("iperf3 reported {report}"));
