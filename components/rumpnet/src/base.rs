@@ -532,6 +532,53 @@ pub fn message_flags(flags: OpenFlags) -> MessageFlags {
     if flags.contains(OpenFlags::NON_BLOCKING) { MessageFlags::DONT_WAIT } else { MessageFlags::default() }
 }
 
+/// What every socket with messages answers alike as a [`File`](rumpvfs::file::File), for its `impl`; the argument leads
+/// from the socket to its [`SocketBase`].
+macro_rules! message_file {
+    ($($base:ident).+) => {
+        fn read(
+            &self,
+            sink: &mut rumpkern::uio::Sink<'_>,
+            _offset: u64,
+            flags: rumpvfs::file::OpenFlags,
+        ) -> rumpkern::Result<usize> {
+            use crate::{base::message_flags, socket::Socket};
+            self.receive(sink, message_flags(flags)).map(|received| received.length)
+        }
+
+        fn write(
+            &self,
+            source: &mut rumpkern::uio::Source<'_>,
+            _offset: &mut u64,
+            flags: rumpvfs::file::OpenFlags,
+        ) -> rumpkern::Result<usize> {
+            use crate::{base::message_flags, socket::Socket};
+            self.send(source, None, Default::default(), message_flags(flags))
+        }
+
+        fn observe(&self, observer: &alloc::sync::Arc<dyn rumpkern::poll::Observer>) {
+            self.$($base).+.changes.observe(observer);
+        }
+
+        fn unobserve(&self, observer: &alloc::sync::Arc<dyn rumpkern::poll::Observer>) {
+            self.$($base).+.changes.unobserve(observer);
+        }
+
+        fn attributes(&self) -> rumpkern::Result<rumpvfs::vnode::Attributes> {
+            Ok(self.$($base).+.attributes())
+        }
+
+        fn description(&self) -> alloc::string::String {
+            self.$($base).+.description()
+        }
+
+        fn as_any(&self) -> &dyn core::any::Any {
+            self
+        }
+    };
+}
+pub(crate) use message_file;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,32 +9,25 @@ pub mod route;
 mod tests;
 
 use alloc::{
-    string::String,
     sync::{Arc, Weak},
     vec::Vec,
 };
-use core::{
-    any::Any,
-    sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
-};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use rumpkern::{
     Errno, Result,
-    poll::{Events, Observer},
+    poll::Events,
     uio::{Sink, Source},
 };
 use rumpuser::{
     rumpuser_copyout,
     sync::{Mutex, SpinLock},
 };
-use rumpvfs::{
-    file::{File, OpenFlags},
-    vnode::Attributes,
-};
+use rumpvfs::file::File;
 
 use self::message::{Builder, Message, flag};
 use crate::{
-    base::{self, SocketBase, message_flags},
+    base::{self, SocketBase},
     datagram::{Datagram, DatagramQueue, Metadata},
     option::{Value, int, level},
     packet::Chain,
@@ -250,13 +243,7 @@ pub fn list() -> Vec<Snapshot> {
 }
 
 impl File for NetlinkSocket {
-    fn read(&self, sink: &mut Sink<'_>, _offset: u64, flags: OpenFlags) -> Result<usize> {
-        self.receive(sink, message_flags(flags)).map(|received| received.length)
-    }
-
-    fn write(&self, source: &mut Source<'_>, _offset: &mut u64, flags: OpenFlags) -> Result<usize> {
-        self.send(source, None, Ancillary::default(), message_flags(flags))
-    }
+    crate::base::message_file!(base);
 
     fn poll(&self) -> Events {
         let mut events = Events::OUT | Events::WRNORM | Events::WRBAND;
@@ -269,14 +256,6 @@ impl File for NetlinkSocket {
         events
     }
 
-    fn observe(&self, observer: &Arc<dyn Observer>) {
-        self.base.changes.observe(observer);
-    }
-
-    fn unobserve(&self, observer: &Arc<dyn Observer>) {
-        self.base.changes.unobserve(observer);
-    }
-
     fn ioctl(&self, request: u32, argument: usize) -> Result<usize> {
         const SIOCINQ: u32 = 0x541b;
         if request != SIOCINQ {
@@ -286,14 +265,6 @@ impl File for NetlinkSocket {
         if rumpuser_copyout(&value.to_le_bytes(), argument) == 0 { Ok(0) } else { Err(Errno::EFAULT) }
     }
 
-    fn attributes(&self) -> Result<Attributes> {
-        Ok(self.base.attributes())
-    }
-
-    fn description(&self) -> String {
-        self.base.description()
-    }
-
     fn close(&self) {
         if self.closed.swap(true, Relaxed) {
             return;
@@ -301,10 +272,6 @@ impl File for NetlinkSocket {
         PORTS.lock().retain(|(_, _, socket)| !core::ptr::eq(socket.as_ptr(), self));
         self.groups.store(0, Relaxed);
         self.queue.clear();
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }
 

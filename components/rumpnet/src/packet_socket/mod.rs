@@ -7,18 +7,14 @@ mod tests;
 mod transfer;
 
 use alloc::{
-    string::String,
     sync::{Arc, Weak},
     vec::Vec,
 };
-use core::{
-    any::Any,
-    sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
-};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use rumpkern::{
     Errno, Result,
-    poll::{Events, Observer},
+    poll::Events,
     uio::{Sink, Source},
     vm::Pager,
 };
@@ -26,14 +22,11 @@ use rumpuser::{
     rumpuser_copyout,
     sync::{Mutex, SpinLock},
 };
-use rumpvfs::{
-    file::{File, OpenFlags},
-    vnode::Attributes,
-};
+use rumpvfs::file::File;
 
 use self::{filter::Filter, ring::Ring};
 use crate::{
-    base::{SocketBase, message_flags, name},
+    base::{SocketBase, name},
     datagram::DatagramQueue,
     inet::options::{interface_name, set_interface},
     interface::{
@@ -212,13 +205,7 @@ fn apply(membership: &Membership, joins: bool) -> Result<()> {
 }
 
 impl File for PacketSocket {
-    fn read(&self, sink: &mut Sink<'_>, _offset: u64, flags: OpenFlags) -> Result<usize> {
-        self.receive(sink, message_flags(flags)).map(|received| received.length)
-    }
-
-    fn write(&self, source: &mut Source<'_>, _offset: &mut u64, flags: OpenFlags) -> Result<usize> {
-        self.send(source, None, Ancillary::default(), message_flags(flags))
-    }
+    crate::base::message_file!(base);
 
     fn poll(&self) -> Events {
         let mut events = Events::OUT | Events::WRNORM | Events::WRBAND;
@@ -232,14 +219,6 @@ impl File for PacketSocket {
         events
     }
 
-    fn observe(&self, observer: &Arc<dyn Observer>) {
-        self.base.changes.observe(observer);
-    }
-
-    fn unobserve(&self, observer: &Arc<dyn Observer>) {
-        self.base.changes.unobserve(observer);
-    }
-
     fn ioctl(&self, request: u32, argument: usize) -> Result<usize> {
         const SIOCINQ: u32 = 0x541b;
         const SIOCOUTQ: u32 = 0x5411;
@@ -249,14 +228,6 @@ impl File for PacketSocket {
             _ => return Err(Errno::ENOTTY),
         };
         if rumpuser_copyout(&value.to_le_bytes(), argument) == 0 { Ok(0) } else { Err(Errno::EFAULT) }
-    }
-
-    fn attributes(&self) -> Result<Attributes> {
-        Ok(self.base.attributes())
-    }
-
-    fn description(&self) -> String {
-        self.base.description()
     }
 
     fn pager(&self) -> Result<Arc<dyn Pager>> {
@@ -277,10 +248,6 @@ impl File for PacketSocket {
         self.queue.clear();
         let ring = self.ring.lock().take();
         drop(ring);
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }
 

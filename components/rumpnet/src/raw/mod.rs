@@ -6,27 +6,22 @@ mod send;
 #[cfg(test)]
 mod tests;
 
-use alloc::{string::String, sync::Arc, vec::Vec};
+use alloc::{sync::Arc, vec::Vec};
 use core::{
-    any::Any,
     net::SocketAddr,
     sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
 use rumpkern::{
     Errno, Result,
-    poll::{Events, Observer},
+    poll::Events,
     uio::{Sink, Source},
 };
 use rumpuser::sync::SpinLock;
-use rumpvfs::{
-    file::{File, OpenFlags},
-    vnode::Attributes,
-};
+use rumpvfs::file::File;
 
 pub use self::input::{error, input};
 use crate::{
-    base::message_flags,
     inet::{
         self,
         control::Wishes,
@@ -159,36 +154,14 @@ impl RawSocket {
 }
 
 impl File for RawSocket {
-    fn read(&self, sink: &mut Sink<'_>, _offset: u64, flags: OpenFlags) -> Result<usize> {
-        self.receive(sink, message_flags(flags)).map(|received| received.length)
-    }
-
-    fn write(&self, source: &mut Source<'_>, _offset: &mut u64, flags: OpenFlags) -> Result<usize> {
-        self.send(source, None, Ancillary::default(), message_flags(flags))
-    }
+    crate::base::message_file!(core.base);
 
     fn poll(&self) -> Events {
         self.core.poll()
     }
 
-    fn observe(&self, observer: &Arc<dyn Observer>) {
-        self.core.base.changes.observe(observer);
-    }
-
-    fn unobserve(&self, observer: &Arc<dyn Observer>) {
-        self.core.base.changes.unobserve(observer);
-    }
-
     fn ioctl(&self, request: u32, argument: usize) -> Result<usize> {
         self.core.ioctl(request, argument)
-    }
-
-    fn attributes(&self) -> Result<Attributes> {
-        Ok(self.core.base.attributes())
-    }
-
-    fn description(&self) -> String {
-        self.core.base.description()
     }
 
     fn close(&self) {
@@ -202,10 +175,6 @@ impl File for RawSocket {
         drop(table);
         drop(gone);
         self.core.close();
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }
 

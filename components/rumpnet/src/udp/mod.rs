@@ -7,31 +7,24 @@ pub mod table;
 #[cfg(test)]
 mod tests;
 
-use alloc::{
-    string::String,
-    sync::{Arc, Weak},
-};
+use alloc::sync::{Arc, Weak};
 use core::{
-    any::Any,
     net::{IpAddr, SocketAddr},
     sync::atomic::{AtomicBool, AtomicU16, Ordering::Relaxed},
 };
 
 use rumpkern::{
     Errno, Result,
-    poll::{Events, Observer},
+    poll::Events,
     uio::{Sink, Source},
 };
 use rumpuser::sync::Mutex;
-use rumpvfs::{
-    file::{File, OpenFlags},
-    vnode::Attributes,
-};
+use rumpvfs::file::File;
 
 pub use self::input::{error, input};
 pub(crate) use self::send::gather;
 use crate::{
-    base::{self, Switches, message_flags},
+    base::{self, Switches},
     inet::{
         self,
         control::Wishes,
@@ -180,36 +173,14 @@ impl UdpSocket {
 }
 
 impl File for UdpSocket {
-    fn read(&self, sink: &mut Sink<'_>, _offset: u64, flags: OpenFlags) -> Result<usize> {
-        self.receive(sink, message_flags(flags)).map(|received| received.length)
-    }
-
-    fn write(&self, source: &mut Source<'_>, _offset: &mut u64, flags: OpenFlags) -> Result<usize> {
-        self.send(source, None, Ancillary::default(), message_flags(flags))
-    }
+    crate::base::message_file!(core.base);
 
     fn poll(&self) -> Events {
         self.core.poll()
     }
 
-    fn observe(&self, observer: &Arc<dyn Observer>) {
-        self.core.base.changes.observe(observer);
-    }
-
-    fn unobserve(&self, observer: &Arc<dyn Observer>) {
-        self.core.base.changes.unobserve(observer);
-    }
-
     fn ioctl(&self, request: u32, argument: usize) -> Result<usize> {
         self.core.ioctl(request, argument)
-    }
-
-    fn attributes(&self) -> Result<Attributes> {
-        Ok(self.core.base.attributes())
-    }
-
-    fn description(&self) -> String {
-        self.core.base.description()
     }
 
     fn close(&self) {
@@ -222,10 +193,6 @@ impl File for UdpSocket {
         }
         drop(slot);
         self.core.close();
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }
 
