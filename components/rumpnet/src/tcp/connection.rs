@@ -219,13 +219,12 @@ impl Connection {
 
     /// Takes a segment.
     #[inline]
-    pub(super) fn input(self: &Arc<Self>, now: u64, segment: &Segment, payload: Chain, queue: u16) -> bool {
+    pub(super) fn input(self: &Arc<Self>, now: u64, segment: &Segment, payload: Chain) -> bool {
         let mut inner = self.inner.lock();
         if inner.tcb.is_foreign(segment) {
             return false;
         }
         let Inner { tcb, path, .. } = &mut *inner;
-        path.queue = queue;
         let changes = tcb.input(now, segment, payload, path);
         if changes.contains(Changes::CONNECTED) {
             path.confirm();

@@ -356,7 +356,7 @@ impl Listener {
         // Entered while the listener is locked, so that it is either reset by `close` or queued.
         let connection = Connection::accepted(arrival.key, tcb, path, self.binding.clone());
         let Some(connection) = connection else { return true };
-        connection.input(now, segment, payload, arrival.incoming.queue as u16);
+        connection.input(now, segment, payload);
         counters::tcp::PASSIVE_OPENS.increment();
         state.ready.push_back(connection);
         self.waiting.store(state.ready.len(), Ordering::Release);

@@ -3,6 +3,7 @@
 use core::net::{IpAddr, SocketAddr};
 
 use rumpkern::{Errno, Result};
+use rumpuser::rumpuser_cpu;
 
 use super::{
     control::{Network, Tcb},
@@ -44,7 +45,7 @@ pub struct Path {
     /// What IP is told.
     pub settings: PathSettings,
     route: Option<Route>,
-    /// The queue that the peer's segments come by.
+    /// The queue that segments leave by. Devices that learn where a flow belongs bring the peer's by the same.
     pub queue: u16,
     /// Something was sent since this was last reset: a flush is due.
     pub sent: bool,
@@ -82,6 +83,14 @@ impl Path {
         let header = ip_header(self.remote.ip());
         let mtu = self.route().map_or(1500, |route| route.mtu);
         Tcb::path_segment(mtu, header)
+    }
+
+    /// The user is at it, on this CPU: the flow moves to its queue, unless something is on its way that would be overtaken.
+    #[inline]
+    pub fn follow(&mut self, idle: bool) {
+        if idle {
+            self.queue = rumpuser_cpu() as u16;
+        }
     }
 
     /// The peer answered: the neighbour is there.

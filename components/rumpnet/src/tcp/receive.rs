@@ -52,7 +52,7 @@ pub fn input(incoming: &Incoming<'_>, mut data: Chain) {
     let mut after = None;
     match table::find(&key, hash, now, &segment, length) {
         Found::Connection(connection) => {
-            if !connection.input(now, &segment, data, incoming.queue as u16) {
+            if !connection.input(now, &segment, data) {
                 reset(incoming, (local_port, remote_port), &segment, length);
             }
             return;

@@ -105,6 +105,7 @@ impl Connection {
             if !tcb.state.can_send() {
                 return (Err(tcb.take_error().unwrap_or(Errno::EPIPE)), Changes::empty());
             }
+            path.follow(tcb.is_drained());
             tcb.push(now, chain, more, urgent, path);
             (Ok(()), Changes::empty())
         })
@@ -183,6 +184,7 @@ impl Connection {
     /// [`Connection::receive`].
     pub fn take_chain(self: &Arc<Self>, limit: usize) -> Result<Chain> {
         self.act(|tcb, path, now| {
+            path.follow(tcb.is_drained());
             let chain = tcb.take(now, limit, path);
             if chain.is_empty() && limit > 0 {
                 return (tcb.nothing_to_read().map(|()| chain), Changes::empty());

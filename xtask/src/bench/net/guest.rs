@@ -1,7 +1,6 @@
 //! A server in a guest, ours or Linux's, with the same words for QEMU.
 
 use std::{
-    fs,
     io::{BufRead, BufReader},
     net::TcpStream,
     path::PathBuf,
@@ -12,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::{
     super::guests::{ACCELERATOR, Side},
@@ -167,20 +167,10 @@ impl Guest {
         Ok(MEMORY as f64 - kibibytes / 1024.0)
     }
 
-    /// CPU time of each virtual CPU so far, in seconds.
-    pub fn cpu_times(&self) -> Result<Vec<f64>> {
-        let mut times = Vec::new();
-        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
-            let task = task?.path();
-            let name = fs::read_to_string(task.join("comm"))?;
-            // QEMU calls its threads "CPU 0/TCG" and "CPU 0/KVM".
-            if name.starts_with("CPU ") {
-                let statistics = fs::read_to_string(task.join("schedstat"))?;
-                let nanoseconds: f64 = statistics.split(' ').next().context("an empty schedstat")?.parse()?;
-                times.push(nanoseconds / 1e9);
-            }
-        }
-        Ok(times)
+    /// Stops the machine, while packets for it pile up, or lets it go on.
+    pub fn stop(&self, stop: bool) -> Result<()> {
+        let signal = if stop { Signal::STOP } else { Signal::CONT };
+        Ok(kill_process(Pid::from_child(&self.child), signal)?)
     }
 }
 

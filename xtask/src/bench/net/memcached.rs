@@ -1,4 +1,5 @@
-//! A memcached client: many connections in one thread, each with one get under way.
+//! A memcached client: many connections in one thread, each with one get under way. Either it keeps going as fast as
+//! it can, or it lets a guest do all of them at a time, so that its own speed doesn't matter.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -9,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
-use super::network::GUEST;
+use super::{guest::Guest, network::GUEST};
 
 /// Connections.
 const CONNECTIONS: usize = 50;
@@ -39,14 +40,40 @@ fn address() -> SocketAddr {
     (GUEST, 11211).into()
 }
 
+fn connect(index: usize) -> Result<TcpStream> {
+    let stream = TcpStream::connect(address()).with_context(|| format!("connection {index}"))?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// Gets from all connections, `rounds` times; returns how many. The guest stands still while a round's requests are
+/// written: its CPUs have enough to do then, however fast the client is.
+pub fn rounds(guest: &Guest, rounds: usize) -> Result<f64> {
+    let expected = answer();
+    let mut streams = (0..CONNECTIONS).map(connect).collect::<Result<Vec<_>>>()?;
+    let mut answer = vec![0; expected.len()];
+    for _ in 0..rounds {
+        guest.stop(true)?;
+        for stream in &mut streams {
+            stream.write_all(REQUEST)?;
+        }
+        guest.stop(false)?;
+        for stream in &mut streams {
+            stream.read_exact(&mut answer).context("memcached stopped answering")?;
+            ensure!(answer == expected, "memcached answered something else");
+        }
+    }
+    Ok((rounds * CONNECTIONS) as f64)
+}
+
 /// Gets for `seconds`; returns how many were answered and the time that it took, in seconds.
 pub fn gets(seconds: u32) -> Result<(f64, f64)> {
     let answer = answer();
     let poll = epoll::create(CreateFlags::CLOEXEC)?;
     let mut streams = Vec::new();
     for index in 0..CONNECTIONS {
-        let stream = TcpStream::connect(address())?;
-        stream.set_nodelay(true)?;
+        let stream = connect(index)?;
         stream.set_nonblocking(true)?;
         epoll::add(&poll, &stream, EventData::new_u64(index as u64), EventFlags::IN)?;
         // How much of the answer has come.

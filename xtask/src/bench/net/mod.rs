@@ -18,8 +18,10 @@ mod network;
 use appliance::{Appliance, IPERF, MEMCACHED, NETPIPE, NGINX_SERVER, REDIS};
 use guest::Guests;
 
-/// Starts until the first response; the median counts.
+/// How often a guest is started for a figure whose median counts.
 const STARTS: usize = 3;
+/// Requests on each connection when the guest's work is counted.
+const ROUNDS: usize = 200;
 /// Connections of wrk.
 const CONNECTIONS: u32 = 32;
 
@@ -97,28 +99,12 @@ const SUITES: &[Suite] = &[
     },
     Suite {
         appliance: &MEMCACHED,
-        rows: &[
-            row("memcached get", "/s", RATE),
-            row("memcached, 2 CPUs against 1", "x", Aim::OursAtLeast(1.8)),
-        ],
+        rows: &[row("memcached get", "/s", RATE)],
         measure: |guests, side| {
-            let mut rate = 0.0;
-            // The client shares the host's CPUs with the guest's; what counts is the time of the guest's busiest CPU.
-            let mut time_each = [0.0; 2];
-            for (cpus, time_each) in [1, 2].into_iter().zip(&mut time_each) {
-                let guest = guests.serving(side, &MEMCACHED, cpus)?;
-                memcached::prepare()?;
-                let before = guest.cpu_times()?;
-                let (answered, seconds) = memcached::gets(client::SECONDS)?;
-                let after = guest.cpu_times()?;
-                let used = after.iter().zip(&before).map(|(after, before)| after - before);
-                *time_each = used.fold(0.0, f64::max) / answered;
-                if cpus == 1 {
-                    rate = answered / seconds;
-                }
-            }
-            let [one, two] = time_each;
-            Ok([("memcached get", rate), ("memcached, 2 CPUs against 1", one / two)].into())
+            let _guest = guests.serving(side, &MEMCACHED, 1)?;
+            memcached::prepare()?;
+            let (answered, seconds) = memcached::gets(client::SECONDS)?;
+            Ok([("memcached get", answered / seconds)].into())
         },
     },
     Suite {
@@ -148,8 +134,9 @@ const SUITES: &[Suite] = &[
         appliance: &NGINX_SERVER,
         rows: &[row("instructions per nginx request", "", Aim::AtMost(0.5))],
         measure: |guests, side| {
-            let count =
-                instructions::per_request(guests, side, &NGINX_SERVER, || Ok(client::wrk(CONNECTIONS)?.1))?;
+            let count = instructions::per_request(guests, side, &NGINX_SERVER, 1, |_| {
+                Ok(client::wrk(CONNECTIONS)?.1)
+            })?;
             Ok([("instructions per nginx request", count)].into())
         },
     },
@@ -157,7 +144,7 @@ const SUITES: &[Suite] = &[
         appliance: &REDIS,
         rows: &[row("instructions per redis request", "", Aim::AtMost(0.5))],
         measure: |guests, side| {
-            let count = instructions::per_request(guests, side, &REDIS, || {
+            let count = instructions::per_request(guests, side, &REDIS, 1, |_| {
                 client::redis(10_000, 1)?;
                 Ok(20_000.0)
             })?;
@@ -168,11 +155,28 @@ const SUITES: &[Suite] = &[
         appliance: &MEMCACHED,
         rows: &[row("instructions per memcached get", "", Aim::AtMost(0.5))],
         measure: |guests, side| {
-            let count = instructions::per_request(guests, side, &MEMCACHED, || {
+            let count = instructions::per_request(guests, side, &MEMCACHED, 1, |_| {
                 memcached::prepare()?;
                 Ok(memcached::gets(client::SECONDS)?.0)
             })?;
             Ok([("instructions per memcached get", count)].into())
+        },
+    },
+    Suite {
+        appliance: &MEMCACHED,
+        rows: &[row("memcached, 2 CPUs against 1", "x", Aim::OursAtLeast(1.8))],
+        // Client and guest share the host's CPUs, so that time tells of both. This doesn't: the instructions that a get
+        // takes of the only CPU, by those that it takes of the busier of two, while they never lack work. The host may
+        // stop one CPU for long, so that the other takes over its thread: the median counts.
+        measure: |guests, side| {
+            let count = |cpus| {
+                instructions::per_request(guests, side, &MEMCACHED, cpus, |guest| {
+                    memcached::prepare()?;
+                    memcached::rounds(guest, ROUNDS)
+                })
+            };
+            let ratios = (0..STARTS).map(|_| Ok(count(1)? / count(2)?)).collect::<Result<_>>()?;
+            Ok([("memcached, 2 CPUs against 1", median(ratios))].into())
         },
     },
 ];
