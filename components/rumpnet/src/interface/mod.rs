@@ -4,6 +4,7 @@
 //! Sending only puts packets on rings; [`flush`], called with no locks held, tells the devices, and delivers what
 //! the loopback holds.
 
+mod coalesce;
 mod loopback;
 pub mod moderation;
 mod offload;

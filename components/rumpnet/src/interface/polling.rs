@@ -18,7 +18,7 @@ use rumpuser::{
     rumpuser_thread_create, rumpuser_thread_current, rumpuser_yield, sync::InterruptLock,
 };
 
-use super::{Interface, registry, tap};
+use super::{Interface, coalesce::Coalescer, registry, tap};
 
 /// Packets that are taken from a queue in one go.
 const BUDGET: usize = 64;
@@ -115,17 +115,25 @@ fn poll_queue(interface: &Arc<Interface>, index: usize) -> Option<usize> {
     let mut moderation = queue.poll.try_lock()?;
     let input = registry::protocols().map(|protocols| protocols.input);
     let accepts = interface.accepts();
+    let mut deliver = |packet| match input {
+        Some(input) if accepts => input(interface, index, packet),
+        _ => interface.count_receive_drop(index),
+    };
+    let joins = !interface.is_loopback();
+    let mut coalescer = Coalescer::default();
     let mut bytes = 0;
     let count = interface.device.receive(index, BUDGET, &mut |packet| {
         bytes += packet.data.len();
         if tap::active() {
             tap::received(interface, &packet);
         }
-        match input {
-            Some(input) if accepts => input(interface, index, packet),
-            _ => interface.count_receive_drop(index),
+        if joins {
+            coalescer.take(packet, &mut deliver);
+        } else {
+            deliver(packet);
         }
     });
+    coalescer.finish(&mut deliver);
     if count > 0 {
         queue.received.count(count, bytes);
         if moderation.record(count, bytes) {
