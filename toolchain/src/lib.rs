@@ -18,6 +18,7 @@ pub mod inspect;
 pub mod kernel;
 pub mod launch;
 pub mod manifest;
+pub mod netbsd;
 pub mod output;
 pub mod package;
 pub mod programs;

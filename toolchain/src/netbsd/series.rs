@@ -1,0 +1,266 @@
+//! The project's patch sets: `src-netbsd-patches/<release>/series` and the patches with their headers.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+use serde::Serialize;
+
+use super::{Error, PATCHES_VARIABLE, host, tree::release_begins};
+use crate::{hash, kernel};
+
+/// A patch as it is in its file.
+#[derive(Debug, Clone, Serialize)]
+pub struct Patch {
+    /// Its file's name, without `.patch`.
+    pub name: String,
+    /// What it does, in a line.
+    pub what: String,
+    /// Why.
+    pub why: String,
+    /// The beginnings of the releases it applies to.
+    pub releases: Vec<String>,
+    /// The patches that it needs.
+    pub needs: Vec<String>,
+    /// Whether it is applied without being named.
+    pub default: bool,
+    /// The hash of the file.
+    pub sha256: String,
+    /// The differences.
+    #[serde(skip)]
+    pub diff: String,
+}
+
+impl Patch {
+    /// Whether it is for this release.
+    pub fn is_for(&self, release: &str) -> bool {
+        self.releases.iter().any(|prefix| release_begins(release, prefix))
+    }
+
+    /// Reads a patch file's text.
+    fn parse(name: &str, path: &Path, text: &str) -> Result<Self, Error> {
+        let bad = |message: String| Error::BadPatch { path: path.into(), message };
+        let start =
+            text.lines().take_while(|line| !line.starts_with("--- ")).map(|line| line.len() + 1).sum();
+        let (head, diff) = text.split_at_checked(start).unwrap_or((text, ""));
+        let mut fields: Vec<(&str, String)> = Vec::new();
+        for line in head.lines().take_while(|line| !line.trim().is_empty()) {
+            if line.starts_with([' ', '\t']) {
+                let (_, value) =
+                    fields.last_mut().ok_or_else(|| bad("begins with a continued line".into()))?;
+                value.push(' ');
+                value.push_str(line.trim());
+            } else {
+                let (field, value) = line
+                    .split_once(':')
+                    .ok_or_else(|| bad(format!("`{line}` is no header: write `Name: value`")))?;
+                fields.push((field.trim(), value.trim().to_string()));
+            }
+        }
+        if let Some((unknown, _)) =
+            fields.iter().find(|(field, _)| !["What", "Why", "Releases", "Needs", "Default"].contains(field))
+        {
+            return Err(bad(format!("unknown header {unknown}")));
+        }
+        let field =
+            |wanted: &str| fields.iter().find(|(field, _)| *field == wanted).map(|(_, text)| text.clone());
+        let words = |text: String| -> Vec<String> {
+            text.split([',', ' ']).filter(|word| !word.is_empty()).map(String::from).collect()
+        };
+        let required = |wanted: &str| {
+            field(wanted).filter(|text| !text.is_empty()).ok_or_else(|| bad(format!("no header {wanted}")))
+        };
+        let default = match field("Default").as_deref() {
+            None | Some("yes") => true,
+            Some("no") => false,
+            Some(other) => return Err(bad(format!("Default: {other}: write yes or no"))),
+        };
+        if diff.is_empty() {
+            return Err(bad("no differences after the headers".into()));
+        }
+        Ok(Patch {
+            name: name.into(),
+            what: required("What")?,
+            why: required("Why")?,
+            releases: words(required("Releases")?),
+            needs: words(field("Needs").unwrap_or_default()),
+            default,
+            sha256: hash::bytes(text.as_bytes()),
+            diff: diff.into(),
+        })
+    }
+}
+
+/// The patches for a release, in their order.
+#[derive(Debug, Clone)]
+pub struct Series {
+    /// The folder's name: the beginning of the releases it serves.
+    pub name: String,
+    /// The patches.
+    pub patches: Vec<Patch>,
+}
+
+/// The folder of all patch sets.
+pub fn folder() -> Result<PathBuf, Error> {
+    if let Some(folder) = env::var_os(PATCHES_VARIABLE) {
+        return Ok(folder.into());
+    }
+    let source = kernel::source_directory().map_err(|error| Error::Other(error.to_string()))?;
+    Ok(source.join("src-netbsd-patches"))
+}
+
+impl Series {
+    /// The patch set for a release, if there is one.
+    pub fn find(folder: &Path, release: &str) -> Result<Option<Self>, Error> {
+        let best = Self::names(folder)?
+            .into_iter()
+            .filter(|name| release_begins(release, name))
+            .max_by_key(String::len);
+        best.map(|name| Self::read(folder, &name)).transpose()
+    }
+
+    /// The patch set for a release, or an error that says which there are.
+    pub fn required(folder: &Path, release: &str) -> Result<Self, Error> {
+        let known = Self::names(folder)?;
+        Self::find(folder, release)?
+            .ok_or_else(|| Error::NoPatchSet { release: release.into(), known: list(&known) })
+    }
+
+    fn names(folder: &Path) -> Result<Vec<String>, Error> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(folder).map_err(host(folder.display()))? {
+            let entry = entry.map_err(host(folder.display()))?;
+            if entry.path().join("series").is_file() {
+                names.push(entry.file_name().to_string_lossy().into_owned());
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn read(folder: &Path, name: &str) -> Result<Self, Error> {
+        let folder = folder.join(name);
+        let path = folder.join("series");
+        let text = fs::read_to_string(&path).map_err(host(path.display()))?;
+        let mut patches: Vec<Patch> = Vec::new();
+        for line in text.lines().map(|line| line.split('#').next().unwrap_or_default().trim()) {
+            if line.is_empty() {
+                continue;
+            }
+            let file = folder.join(line);
+            let text = fs::read_to_string(&file).map_err(host(file.display()))?;
+            let patch = Patch::parse(line.strip_suffix(".patch").unwrap_or(line), &file, &text)?;
+            if let Some(need) =
+                patch.needs.iter().find(|need| !patches.iter().any(|earlier| earlier.name == **need))
+            {
+                return Err(Error::BadPatch {
+                    path: file,
+                    message: format!("needs {need}, which is not before it in the series"),
+                });
+            }
+            patches.push(patch);
+        }
+        Ok(Series { name: name.into(), patches })
+    }
+
+    /// The patches that are meant: those named (with what they need), or all that are applied without being named. In
+    /// the series' order.
+    pub fn select(&self, names: Option<&[String]>, release: &str) -> Result<Vec<&Patch>, Error> {
+        let Some(names) = names else {
+            return Ok(self.patches.iter().filter(|patch| patch.default && patch.is_for(release)).collect());
+        };
+        let mut wanted: Vec<&str> = Vec::new();
+        for name in names {
+            let patch = self.get(name, release)?;
+            wanted.push(&patch.name);
+        }
+        // A patch's needs stand before it, so one pass from the end finds all.
+        for patch in self.patches.iter().rev() {
+            if wanted.contains(&patch.name.as_str()) {
+                wanted.extend(patch.needs.iter().map(String::as_str));
+            }
+        }
+        Ok(self.patches.iter().filter(|patch| wanted.contains(&patch.name.as_str())).collect())
+    }
+
+    fn get(&self, name: &str, release: &str) -> Result<&Patch, Error> {
+        self.patches.iter().find(|patch| patch.name == name && patch.is_for(release)).ok_or_else(|| {
+            let names: Vec<_> = self.patches.iter().map(|patch| patch.name.clone()).collect();
+            Error::NoPatch { name: name.into(), release: release.into(), known: list(&names) }
+        })
+    }
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "none".into() } else { names.join(", ") }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Writes a patch set.
+    pub fn write(folder: &Path, release: &str, patches: &[(&str, &str, &str)]) {
+        let folder = folder.join(release);
+        fs::create_dir_all(&folder).expect("a folder");
+        let series: String = patches.iter().map(|(name, ..)| format!("{name}.patch # of a test\n")).collect();
+        fs::write(folder.join("series"), format!("# Order matters.\n\n{series}")).expect("a series");
+        for (name, headers, diff) in patches {
+            let text = format!("What: {name}\nWhy: a test\n  of series\n{headers}\n{diff}");
+            fs::write(folder.join(format!("{name}.patch")), text).expect("a patch");
+        }
+    }
+
+    const DIFF: &str = "--- a/x\n+++ b/x\n@@ -1 +1 @@\n-a\n+b\n";
+
+    #[test]
+    fn series_and_headers() {
+        let folder = tempfile::tempdir().expect("a folder");
+        write(
+            folder.path(),
+            "7.99",
+            &[
+                ("one", "Releases: 7.99\n", DIFF),
+                ("two", "Releases: 7.99.30, 7.99.34\nNeeds: one\nDefault: no\n", DIFF),
+            ],
+        );
+        write(folder.path(), "10", &[("one", "Releases: 10.0\n", DIFF)]);
+        let series = Series::required(folder.path(), "7.99.34").expect("a series");
+        assert_eq!((series.name.as_str(), series.patches.len()), ("7.99", 2));
+        assert_eq!(series.patches[0].why, "a test of series");
+        assert_eq!(series.patches[1].diff, DIFF);
+        let names = |names: Option<&[&str]>| -> Vec<String> {
+            let names: Option<Vec<String>> =
+                names.map(|names| names.iter().map(|name| name.to_string()).collect());
+            let selected = series.select(names.as_deref(), "7.99.34").expect("patches");
+            selected.iter().map(|patch| patch.name.clone()).collect()
+        };
+        assert_eq!(names(None), ["one"]);
+        assert_eq!(names(Some(&["two"])), ["one", "two"]);
+        assert!(names(Some(&[])).is_empty());
+        let error = series.select(Some(&["three".into()]), "7.99.34").expect_err("no such patch");
+        assert!(error.to_string().contains("one, two"), "{error}");
+        assert!(Series::find(folder.path(), "9.3").expect("folders").is_none());
+        let error = Series::required(folder.path(), "9.3").expect_err("no patch set");
+        assert!(error.to_string().contains("10, 7.99"), "{error}");
+        let ten = Series::required(folder.path(), "10.1").expect("a series");
+        assert!(ten.select(None, "10.1").expect("patches").is_empty());
+    }
+
+    #[test]
+    fn wrong_patch_files() {
+        let parse =
+            |text: &str| Patch::parse("x", Path::new("x.patch"), text).expect_err("wrong").to_string();
+        assert!(parse("").contains("no differences"));
+        assert!(parse(&format!("What: x\n\n{DIFF}")).contains("no header Why"));
+        assert!(parse(&format!("Wat: x\n\n{DIFF}")).contains("unknown header Wat"));
+        assert!(parse(&format!("nothing\n\n{DIFF}")).contains("no header"));
+        assert!(parse(&format!(" x\n\n{DIFF}")).contains("continued"));
+        assert!(parse("What: x\nWhy: y\nReleases: 1\nDefault: maybe\n\n--- a\n").contains("yes or no"));
+        let folder = tempfile::tempdir().expect("a folder");
+        write(folder.path(), "1", &[("b", "Releases: 1\nNeeds: a\n", DIFF)]);
+        let error = Series::required(folder.path(), "1.0").expect_err("a need that isn't there");
+        assert!(error.to_string().contains("needs a"), "{error}");
+    }
+}
