@@ -52,6 +52,9 @@ impl Changes {
 
     /// Applies a patch, or finds its changes there already.
     pub fn apply(&mut self, patch: &Patch) -> Result<State, Error> {
+        if !patch.already_there.is_empty() && self.has_all(&patch.already_there)? {
+            return Ok(State::AlreadyThere);
+        }
         match self.attempt(patch, false) {
             Ok(files) => {
                 self.files.extend(files);
@@ -63,6 +66,16 @@ impl Changes {
             },
             Err(error) => Err(error),
         }
+    }
+
+    fn has_all(&self, texts: &[(PathBuf, String)]) -> Result<bool, Error> {
+        for (path, text) in texts {
+            let content = self.read(path)?.unwrap_or_default();
+            if !content.windows(text.len().max(1)).any(|part| part == text.as_bytes()) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Takes a patch's changes back.
@@ -77,7 +90,7 @@ impl Changes {
         let bad = |message: String| Error::BadPatch { path: format!("{}.patch", patch.name).into(), message };
         let mut changed = self.clone();
         let mut result = BTreeMap::new();
-        for part in PatchSet::parse(&patch.diff, ParseOptions::unidiff()) {
+        for part in PatchSet::parse_bytes(&patch.diff, ParseOptions::unidiff()) {
             let part = part.map_err(|error| bad(error.to_string()))?;
             let operation = part.operation().strip_prefix(1);
             let (path, mut creates, mut deletes) = match &operation {
@@ -86,7 +99,8 @@ impl Changes {
                 FileOperation::Modify { modified, .. } => (modified, false, false),
                 _ => return Err(bad("renames and copies are not supported".into())),
             };
-            let path = inside(path).ok_or_else(|| bad(format!("{path}: not a path below the tree")))?;
+            let path = String::from_utf8_lossy(path);
+            let path = inside(&path).ok_or_else(|| bad(format!("{path}: not a path below the tree")))?;
             let text = part.patch().as_text().ok_or_else(|| bad(format!("{}: not text", path.display())))?;
             let text = if backwards { text.reverse() } else { text.clone() };
             if backwards {
@@ -104,11 +118,8 @@ impl Changes {
                 (None, false) => return Err(rejected("there is no such file", 0)),
                 (present, _) => present.unwrap_or_default(),
             };
-            let original =
-                String::from_utf8(original).map_err(|_| bad(format!("{}: not UTF-8", path.display())))?;
-            let patched = diffy::apply(&original, &text).map_err(|error| {
-                let number = failed_hunk(&error.to_string());
-                rejected(&format!("hunk {} of {}", number + 1, text.hunks().len()), number)
+            let patched = place(&original, &text).map_err(|(hunk, reason)| {
+                rejected(&format!("hunk {} of {} {reason}", hunk + 1, text.hunks().len()), hunk)
             })?;
             let content = if deletes {
                 if !patched.is_empty() {
@@ -116,7 +127,7 @@ impl Changes {
                 }
                 None
             } else {
-                Some(patched.into_bytes())
+                Some(patched)
             };
             changed.files.insert(path.clone(), content.clone());
             result.insert(path, content);
@@ -151,14 +162,50 @@ fn inside(path: &str) -> Option<PathBuf> {
     (plain && path.components().next().is_some()).then(|| path.to_path_buf())
 }
 
-/// The number, from 0, of the hunk that an error of `diffy` names.
-fn failed_hunk(message: &str) -> usize {
-    let number = message.rsplit('#').next().and_then(|digits| digits.trim().parse::<usize>().ok());
-    number.unwrap_or(1).saturating_sub(1)
+/// A file after a patch: every hunk goes to its line (moved as the hunk before it was), or else to the only place after
+/// the hunk before it that has its lines. The error is the hunk's number, from 0, and what is the matter with it.
+fn place(original: &[u8], patch: &diffy::Patch<'_, [u8]>) -> Result<Vec<u8>, (usize, String)> {
+    let lines: Vec<&[u8]> = original.split_inclusive(|&byte| byte == b'\n').collect();
+    let (mut result, mut done, mut moved) = (Vec::with_capacity(original.len()), 0, 0);
+    for (number, hunk) in patch.hunks().iter().enumerate() {
+        let old = hunk.lines().iter().filter_map(|line| match line {
+            diffy::Line::Context(line) | diffy::Line::Delete(line) => Some(*line),
+            diffy::Line::Insert(_) => None,
+        });
+        let before: Vec<&[u8]> = old.collect();
+        let fits = |at: usize| lines.get(at..).is_some_and(|rest| rest.starts_with(&before));
+        // A hunk without old lines stands after its line, others at it.
+        let line = hunk.old_range().start().saturating_sub(usize::from(!before.is_empty()));
+        let expected = line.checked_add_signed(moved).filter(|&at| at >= done && fits(at));
+        let at = match expected {
+            Some(at) => at,
+            None => {
+                let mut places = (done..lines.len()).filter(|&at| !before.is_empty() && fits(at));
+                match (places.next(), places.next()) {
+                    (Some(at), None) => at,
+                    (Some(first), Some(second)) => {
+                        let reason = format!("has several places: lines {} and {}", first + 1, second + 1);
+                        return Err((number, reason));
+                    }
+                    (None, _) => return Err((number, "does not fit".into())),
+                }
+            }
+        };
+        moved = at as isize - line as isize;
+        result.extend(lines[done..at].concat());
+        for line in hunk.lines() {
+            if let diffy::Line::Context(line) | diffy::Line::Insert(line) = line {
+                result.extend_from_slice(line);
+            }
+        }
+        done = at + before.len();
+    }
+    result.extend(lines[done..].concat());
+    Ok(result)
 }
 
 /// A hunk as a patch writes it.
-fn shown(patch: &diffy::Patch<'_, str>, number: usize) -> String {
+fn shown(patch: &diffy::Patch<'_, [u8]>, number: usize) -> String {
     let Some(hunk) = patch.hunks().get(number) else { return String::new() };
     let range = |range: diffy::HunkRange| format!("{},{}", range.start(), range.len());
     let mut text = format!("@@ -{} +{} @@\n", range(hunk.old_range()), range(hunk.new_range()));
@@ -169,7 +216,7 @@ fn shown(patch: &diffy::Patch<'_, str>, number: usize) -> String {
             diffy::Line::Insert(line) => ('+', line),
         };
         text.push(sign);
-        text.push_str(line);
+        text.push_str(&String::from_utf8_lossy(line));
     }
     if hunk.lines().len() > SHOWN_LINES {
         text.push_str("...\n");
@@ -182,16 +229,7 @@ mod tests {
     use super::*;
 
     fn patch(diff: &str) -> Patch {
-        Patch {
-            name: "a-test".into(),
-            what: String::new(),
-            why: String::new(),
-            releases: vec!["1".into()],
-            needs: Vec::new(),
-            default: true,
-            sha256: String::new(),
-            diff: diff.into(),
-        }
+        Patch { name: "a-test".into(), diff: diff.into(), ..Patch::default() }
     }
 
     const TWO_FILES: &str = "\
@@ -244,10 +282,36 @@ mod tests {
         let tree = tree();
         let diff = "--- a/sys/one.c\n+++ b/sys/one.c\n@@ -1 +1 @@\n-zero\n+null\n@@ -3 +3 @@\n-zwei\n+deux\n";
         let error = Changes::new(tree.path()).apply(&patch(diff)).expect_err("it doesn't fit").to_string();
-        assert!(error.contains("sys/one.c: hunk 2 of 2\n@@ -3,1 +3,1 @@\n-zwei\n+deux"), "{error}");
+        assert!(
+            error.contains("sys/one.c: hunk 2 of 2 does not fit\n@@ -3,1 +3,1 @@\n-zwei\n+deux"),
+            "{error}"
+        );
         let missing = "--- a/sys/two.c\n+++ b/sys/two.c\n@@ -1 +1 @@\n-a\n+b\n";
         let error = Changes::new(tree.path()).apply(&patch(missing)).expect_err("no file").to_string();
         assert!(error.contains("no such file"), "{error}");
+    }
+
+    #[test]
+    fn a_hunk_with_several_places_has_none() {
+        let tree = tree();
+        fs::write(tree.path().join("sys/one.c"), "x\na\nb\na\nb\n").expect("a file");
+        let diff = |line: u32| format!("--- a/sys/one.c\n+++ b/sys/one.c\n@@ -{line},2 +{line} @@\n-a\n b\n");
+        let mut changes = Changes::new(tree.path());
+        let error = changes.apply(&patch(&diff(1))).expect_err("two places").to_string();
+        assert!(error.contains("several places: lines 2 and 4"), "{error}");
+        changes.apply(&patch(&diff(4))).expect("its line decides");
+        assert_eq!(changes.files[Path::new("sys/one.c")].as_deref(), Some(&b"x\na\nb\nb\n"[..]));
+    }
+
+    #[test]
+    fn what_another_tree_has_is_already_there() {
+        let tree = tree();
+        let has = |text: &str| vec![("sys/one.c".into(), text.into())];
+        let mut patch = patch("--- a/sys/one.c\n+++ b/sys/one.c\n@@ -1 +1 @@\n-null\n+nil\n");
+        patch.already_there = has("three");
+        assert_eq!(Changes::new(tree.path()).apply(&patch).expect("there"), State::AlreadyThere);
+        patch.already_there = has("seven");
+        assert!(Changes::new(tree.path()).apply(&patch).is_err());
     }
 
     #[test]

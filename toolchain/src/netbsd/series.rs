@@ -11,41 +11,36 @@ use super::{Error, PATCHES_VARIABLE, host, tree::release_begins};
 use crate::{hash, kernel};
 
 /// A patch as it is in its file.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Patch {
     /// Its file's name, without `.patch`.
     pub name: String,
     /// What it does, in a line.
-    pub what: String,
+    pub subject: String,
     /// Why.
     pub why: String,
-    /// The beginnings of the releases it applies to.
-    pub releases: Vec<String>,
+    /// For which releases, and why not for others.
+    pub releases: String,
+    /// What a tree has that needs no such patch: paths and texts in them.
+    pub already_there: Vec<(PathBuf, String)>,
     /// The patches that it needs.
     pub needs: Vec<String>,
-    /// Whether it is applied without being named.
-    pub default: bool,
     /// The hash of the file.
     pub sha256: String,
     /// The differences.
     #[serde(skip)]
-    pub diff: String,
+    pub diff: Vec<u8>,
 }
 
 impl Patch {
-    /// Whether it is for this release.
-    pub fn is_for(&self, release: &str) -> bool {
-        self.releases.iter().any(|prefix| release_begins(release, prefix))
-    }
-
-    /// Reads a patch file's text.
-    fn parse(name: &str, path: &Path, text: &str) -> Result<Self, Error> {
+    /// Reads a patch file's bytes: headers as in mail, an empty line, a diff.
+    fn parse(name: &str, path: &Path, bytes: &[u8]) -> Result<Self, Error> {
         let bad = |message: String| Error::BadPatch { path: path.into(), message };
-        let start =
-            text.lines().take_while(|line| !line.starts_with("--- ")).map(|line| line.len() + 1).sum();
-        let (head, diff) = text.split_at_checked(start).unwrap_or((text, ""));
-        let mut fields: Vec<(&str, String)> = Vec::new();
-        for line in head.lines().take_while(|line| !line.trim().is_empty()) {
+        let end =
+            bytes.windows(2).position(|pair| pair == b"\n\n").ok_or_else(|| bad("no empty line".into()))?;
+        let (head, diff) = (String::from_utf8_lossy(&bytes[..end]), &bytes[end + 2..]);
+        let mut fields: Vec<(String, String)> = Vec::new();
+        for line in head.lines() {
             if line.starts_with([' ', '\t']) {
                 let (_, value) =
                     fields.last_mut().ok_or_else(|| bad("begins with a continued line".into()))?;
@@ -55,40 +50,39 @@ impl Patch {
                 let (field, value) = line
                     .split_once(':')
                     .ok_or_else(|| bad(format!("`{line}` is no header: write `Name: value`")))?;
-                fields.push((field.trim(), value.trim().to_string()));
+                fields.push((field.trim().into(), value.trim().into()));
             }
         }
-        if let Some((unknown, _)) =
-            fields.iter().find(|(field, _)| !["What", "Why", "Releases", "Needs", "Default"].contains(field))
-        {
-            return Err(bad(format!("unknown header {unknown}")));
+        let mut patch =
+            Patch { name: name.into(), sha256: hash::bytes(bytes), diff: diff.to_vec(), ..Patch::default() };
+        for (field, value) in fields {
+            match field.as_str() {
+                "Subject" => patch.subject = value,
+                "Why" => patch.why = value,
+                "Releases" => patch.releases = value,
+                "Needs" => patch
+                    .needs
+                    .extend(value.split([',', ' ']).filter(|need| !need.is_empty()).map(String::from)),
+                "Already-There" => {
+                    let (path, text) = value
+                        .split_once(": ")
+                        .ok_or_else(|| bad("Already-There: write `path: text`".into()))?;
+                    patch.already_there.push((path.into(), text.into()));
+                }
+                unknown => return Err(bad(format!("unknown header {unknown}"))),
+            }
         }
-        let field =
-            |wanted: &str| fields.iter().find(|(field, _)| *field == wanted).map(|(_, text)| text.clone());
-        let words = |text: String| -> Vec<String> {
-            text.split([',', ' ']).filter(|word| !word.is_empty()).map(String::from).collect()
-        };
-        let required = |wanted: &str| {
-            field(wanted).filter(|text| !text.is_empty()).ok_or_else(|| bad(format!("no header {wanted}")))
-        };
-        let default = match field("Default").as_deref() {
-            None | Some("yes") => true,
-            Some("no") => false,
-            Some(other) => return Err(bad(format!("Default: {other}: write yes or no"))),
-        };
+        for (field, value) in
+            [("Subject", &patch.subject), ("Why", &patch.why), ("Releases", &patch.releases)]
+        {
+            if value.is_empty() {
+                return Err(bad(format!("no header {field}")));
+            }
+        }
         if diff.is_empty() {
             return Err(bad("no differences after the headers".into()));
         }
-        Ok(Patch {
-            name: name.into(),
-            what: required("What")?,
-            why: required("Why")?,
-            releases: words(required("Releases")?),
-            needs: words(field("Needs").unwrap_or_default()),
-            default,
-            sha256: hash::bytes(text.as_bytes()),
-            diff: diff.into(),
-        })
+        Ok(patch)
     }
 }
 
@@ -149,7 +143,7 @@ impl Series {
                 continue;
             }
             let file = folder.join(line);
-            let text = fs::read_to_string(&file).map_err(host(file.display()))?;
+            let text = fs::read(&file).map_err(host(file.display()))?;
             let patch = Patch::parse(line.strip_suffix(".patch").unwrap_or(line), &file, &text)?;
             if let Some(need) =
                 patch.needs.iter().find(|need| !patches.iter().any(|earlier| earlier.name == **need))
@@ -164,17 +158,16 @@ impl Series {
         Ok(Series { name: name.into(), patches })
     }
 
-    /// The patches that are meant: those named (with what they need), or all that are applied without being named. In
-    /// the series' order.
+    /// The patches that are meant: those named, with what they need, or all. In the series' order.
     pub fn select(&self, names: Option<&[String]>, release: &str) -> Result<Vec<&Patch>, Error> {
         let Some(names) = names else {
-            return Ok(self.patches.iter().filter(|patch| patch.default && patch.is_for(release)).collect());
+            return Ok(self.patches.iter().collect());
         };
-        let mut wanted: Vec<&str> = Vec::new();
-        for name in names {
-            let patch = self.get(name, release)?;
-            wanted.push(&patch.name);
+        if let Some(name) = names.iter().find(|name| !self.patches.iter().any(|patch| patch.name == **name)) {
+            let known: Vec<_> = self.patches.iter().map(|patch| patch.name.clone()).collect();
+            return Err(Error::NoPatch { name: name.clone(), release: release.into(), known: list(&known) });
         }
+        let mut wanted: Vec<&str> = names.iter().map(String::as_str).collect();
         // A patch's needs stand before it, so one pass from the end finds all.
         for patch in self.patches.iter().rev() {
             if wanted.contains(&patch.name.as_str()) {
@@ -182,13 +175,6 @@ impl Series {
             }
         }
         Ok(self.patches.iter().filter(|patch| wanted.contains(&patch.name.as_str())).collect())
-    }
-
-    fn get(&self, name: &str, release: &str) -> Result<&Patch, Error> {
-        self.patches.iter().find(|patch| patch.name == name && patch.is_for(release)).ok_or_else(|| {
-            let names: Vec<_> = self.patches.iter().map(|patch| patch.name.clone()).collect();
-            Error::NoPatch { name: name.into(), release: release.into(), known: list(&names) }
-        })
     }
 }
 
@@ -200,14 +186,15 @@ fn list(names: &[String]) -> String {
 pub(crate) mod tests {
     use super::*;
 
-    /// Writes a patch set.
+    /// Writes a patch set: names, further headers, differences.
     pub fn write(folder: &Path, release: &str, patches: &[(&str, &str, &str)]) {
         let folder = folder.join(release);
         fs::create_dir_all(&folder).expect("a folder");
-        let series: String = patches.iter().map(|(name, ..)| format!("{name}.patch # of a test\n")).collect();
+        let series: String = patches.iter().map(|(name, ..)| format!("{name}.patch\n")).collect();
         fs::write(folder.join("series"), format!("# Order matters.\n\n{series}")).expect("a series");
         for (name, headers, diff) in patches {
-            let text = format!("What: {name}\nWhy: a test\n  of series\n{headers}\n{diff}");
+            let text =
+                format!("Subject: {name}\nWhy: a test\n of series\nReleases: {release}\n{headers}\n{diff}");
             fs::write(folder.join(format!("{name}.patch")), text).expect("a patch");
         }
     }
@@ -221,45 +208,48 @@ pub(crate) mod tests {
             folder.path(),
             "7.99",
             &[
-                ("one", "Releases: 7.99\n", DIFF),
-                ("two", "Releases: 7.99.30, 7.99.34\nNeeds: one\nDefault: no\n", DIFF),
+                ("one", "Already-There: sys/x.c: int x: 3;\n", DIFF),
+                ("two", "Needs: one\n", DIFF),
+                ("three", "", DIFF),
             ],
         );
-        write(folder.path(), "10", &[("one", "Releases: 10.0\n", DIFF)]);
+        write(folder.path(), "10", &[("one", "", DIFF)]);
         let series = Series::required(folder.path(), "7.99.34").expect("a series");
-        assert_eq!((series.name.as_str(), series.patches.len()), ("7.99", 2));
+        assert_eq!((series.name.as_str(), series.patches.len()), ("7.99", 3));
         assert_eq!(series.patches[0].why, "a test of series");
-        assert_eq!(series.patches[1].diff, DIFF);
+        assert_eq!(series.patches[0].already_there, [("sys/x.c".into(), "int x: 3;".into())]);
+        assert_eq!(series.patches[1].diff, DIFF.as_bytes());
         let names = |names: Option<&[&str]>| -> Vec<String> {
             let names: Option<Vec<String>> =
                 names.map(|names| names.iter().map(|name| name.to_string()).collect());
             let selected = series.select(names.as_deref(), "7.99.34").expect("patches");
             selected.iter().map(|patch| patch.name.clone()).collect()
         };
-        assert_eq!(names(None), ["one"]);
+        assert_eq!(names(None), ["one", "two", "three"]);
         assert_eq!(names(Some(&["two"])), ["one", "two"]);
         assert!(names(Some(&[])).is_empty());
-        let error = series.select(Some(&["three".into()]), "7.99.34").expect_err("no such patch");
+        let error = series.select(Some(&["four".into()]), "7.99.34").expect_err("no such patch");
         assert!(error.to_string().contains("one, two"), "{error}");
         assert!(Series::find(folder.path(), "9.3").expect("folders").is_none());
         let error = Series::required(folder.path(), "9.3").expect_err("no patch set");
         assert!(error.to_string().contains("10, 7.99"), "{error}");
-        let ten = Series::required(folder.path(), "10.1").expect("a series");
-        assert!(ten.select(None, "10.1").expect("patches").is_empty());
+        assert_eq!(Series::required(folder.path(), "10.1").expect("a series").name, "10");
     }
 
     #[test]
     fn wrong_patch_files() {
-        let parse =
-            |text: &str| Patch::parse("x", Path::new("x.patch"), text).expect_err("wrong").to_string();
-        assert!(parse("").contains("no differences"));
-        assert!(parse(&format!("What: x\n\n{DIFF}")).contains("no header Why"));
+        let parse = |text: &str| {
+            Patch::parse("x", Path::new("x.patch"), text.as_bytes()).expect_err("wrong").to_string()
+        };
+        assert!(parse("").contains("no empty line"));
+        assert!(parse("Subject: x\n\n").contains("no header Why"));
+        assert!(parse("Subject: x\nWhy: y\nReleases: 1\n\n").contains("no differences"));
         assert!(parse(&format!("Wat: x\n\n{DIFF}")).contains("unknown header Wat"));
         assert!(parse(&format!("nothing\n\n{DIFF}")).contains("no header"));
         assert!(parse(&format!(" x\n\n{DIFF}")).contains("continued"));
-        assert!(parse("What: x\nWhy: y\nReleases: 1\nDefault: maybe\n\n--- a\n").contains("yes or no"));
+        assert!(parse(&format!("Already-There: x\n\n{DIFF}")).contains("path: text"));
         let folder = tempfile::tempdir().expect("a folder");
-        write(folder.path(), "1", &[("b", "Releases: 1\nNeeds: a\n", DIFF)]);
+        write(folder.path(), "1", &[("b", "Needs: a\n", DIFF)]);
         let error = Series::required(folder.path(), "1.0").expect_err("a need that isn't there");
         assert!(error.to_string().contains("needs a"), "{error}");
     }
