@@ -16,15 +16,17 @@ pub struct Patch {
     /// Its file's name, without `.patch`.
     pub name: String,
     /// What it does, in a line.
-    pub subject: String,
+    pub what: String,
     /// Why.
     pub why: String,
-    /// For which releases, and why not for others.
-    pub releases: String,
+    /// The beginnings of the releases it applies to.
+    pub releases: Vec<String>,
     /// What a tree has that needs no such patch: paths and texts in them.
     pub already_there: Vec<(PathBuf, String)>,
     /// The patches that it needs.
     pub needs: Vec<String>,
+    /// Whether it is applied only when it is named.
+    pub optional: bool,
     /// The hash of the file.
     pub sha256: String,
     /// The differences.
@@ -33,6 +35,11 @@ pub struct Patch {
 }
 
 impl Patch {
+    /// Whether it is for this release.
+    pub fn is_for(&self, release: &str) -> bool {
+        self.releases.iter().any(|prefix| release_begins(release, prefix))
+    }
+
     /// Reads a patch file's bytes: headers as in mail, an empty line, a diff.
     fn parse(name: &str, path: &Path, bytes: &[u8]) -> Result<Self, Error> {
         let bad = |message: String| Error::BadPatch { path: path.into(), message };
@@ -55,29 +62,13 @@ impl Patch {
         }
         let mut patch =
             Patch { name: name.into(), sha256: hash::bytes(bytes), diff: diff.to_vec(), ..Patch::default() };
-        for (field, value) in fields {
-            match field.as_str() {
-                "Subject" => patch.subject = value,
-                "Why" => patch.why = value,
-                "Releases" => patch.releases = value,
-                "Needs" => patch
-                    .needs
-                    .extend(value.split([',', ' ']).filter(|need| !need.is_empty()).map(String::from)),
-                "Already-There" => {
-                    let (path, text) = value
-                        .split_once(": ")
-                        .ok_or_else(|| bad("Already-There: write `path: text`".into()))?;
-                    patch.already_there.push((path.into(), text.into()));
-                }
-                unknown => return Err(bad(format!("unknown header {unknown}"))),
-            }
-        }
-        for (field, value) in
-            [("Subject", &patch.subject), ("Why", &patch.why), ("Releases", &patch.releases)]
-        {
-            if value.is_empty() {
-                return Err(bad(format!("no header {field}")));
-            }
+        let missing = [
+            ("What", patch.what.is_empty()),
+            ("Why", patch.why.is_empty()),
+            ("Releases", patch.releases.is_empty()),
+        ];
+        if let Some((field, _)) = missing.iter().find(|(_, missing)| *missing) {
+            return Err(bad(format!("no header {field}")));
         }
         if diff.is_empty() {
             return Err(bad("no differences after the headers".into()));
@@ -158,12 +149,20 @@ impl Series {
         Ok(Series { name: name.into(), patches })
     }
 
-    /// The patches that are meant: those named, with what they need, or all. In the series' order.
+    /// The patches that are meant: those named, with what they need, or all that are for the release and not optional. In
+    /// the series' order.
     pub fn select(&self, names: Option<&[String]>, release: &str) -> Result<Vec<&Patch>, Error> {
         let Some(names) = names else {
-            return Ok(self.patches.iter().collect());
+            return Ok(self
+                .patches
+                .iter()
+                .filter(|patch| !patch.optional && patch.is_for(release))
+                .collect());
         };
-        if let Some(name) = names.iter().find(|name| !self.patches.iter().any(|patch| patch.name == **name)) {
+        if let Some(name) = names
+            .iter()
+            .find(|name| !self.patches.iter().any(|patch| patch.name == **name && patch.is_for(release)))
+        {
             let known: Vec<_> = self.patches.iter().map(|patch| patch.name.clone()).collect();
             return Err(Error::NoPatch { name: name.clone(), release: release.into(), known: list(&known) });
         }
@@ -176,6 +175,11 @@ impl Series {
         }
         Ok(self.patches.iter().filter(|patch| wanted.contains(&patch.name.as_str())).collect())
     }
+}
+
+/// Words with commas or blanks between.
+fn words(text: &str) -> Vec<String> {
+    text.split([',', ' ']).filter(|word| !word.is_empty()).map(String::from).collect()
 }
 
 fn list(names: &[String]) -> String {
@@ -194,7 +198,7 @@ pub(crate) mod tests {
         fs::write(folder.join("series"), format!("# Order matters.\n\n{series}")).expect("a series");
         for (name, headers, diff) in patches {
             let text =
-                format!("Subject: {name}\nWhy: a test\n of series\nReleases: {release}\n{headers}\n{diff}");
+                format!("What: {name}\nWhy: a test\n of series\nReleases: {release}\n{headers}\n{diff}");
             fs::write(folder.join(format!("{name}.patch")), text).expect("a patch");
         }
     }
@@ -210,10 +214,11 @@ pub(crate) mod tests {
             &[
                 ("one", "Already-There: sys/x.c: int x: 3;\n", DIFF),
                 ("two", "Needs: one\n", DIFF),
-                ("three", "", DIFF),
+                ("three", "Default: no\n", DIFF),
             ],
         );
         write(folder.path(), "10", &[("one", "", DIFF)]);
+        let ten = |release| Series::required(folder.path(), release).expect("a series");
         let series = Series::required(folder.path(), "7.99.34").expect("a series");
         assert_eq!((series.name.as_str(), series.patches.len()), ("7.99", 3));
         assert_eq!(series.patches[0].why, "a test of series");
@@ -225,7 +230,8 @@ pub(crate) mod tests {
             let selected = series.select(names.as_deref(), "7.99.34").expect("patches");
             selected.iter().map(|patch| patch.name.clone()).collect()
         };
-        assert_eq!(names(None), ["one", "two", "three"]);
+        assert_eq!(names(None), ["one", "two"]);
+        assert_eq!(names(Some(&["three"])), ["three"]);
         assert_eq!(names(Some(&["two"])), ["one", "two"]);
         assert!(names(Some(&[])).is_empty());
         let error = series.select(Some(&["four".into()]), "7.99.34").expect_err("no such patch");
@@ -233,7 +239,7 @@ pub(crate) mod tests {
         assert!(Series::find(folder.path(), "9.3").expect("folders").is_none());
         let error = Series::required(folder.path(), "9.3").expect_err("no patch set");
         assert!(error.to_string().contains("10, 7.99"), "{error}");
-        assert_eq!(Series::required(folder.path(), "10.1").expect("a series").name, "10");
+        assert_eq!(ten("10.1").name, "10");
     }
 
     #[test]
@@ -242,8 +248,8 @@ pub(crate) mod tests {
             Patch::parse("x", Path::new("x.patch"), text.as_bytes()).expect_err("wrong").to_string()
         };
         assert!(parse("").contains("no empty line"));
-        assert!(parse("Subject: x\n\n").contains("no header Why"));
-        assert!(parse("Subject: x\nWhy: y\nReleases: 1\n\n").contains("no differences"));
+        assert!(parse("What: x\n\n").contains("no header Why"));
+        assert!(parse("What: x\nWhy: y\nReleases: 1\n\n").contains("no differences"));
         assert!(parse(&format!("Wat: x\n\n{DIFF}")).contains("unknown header Wat"));
         assert!(parse(&format!("nothing\n\n{DIFF}")).contains("no header"));
         assert!(parse(&format!(" x\n\n{DIFF}")).contains("continued"));
