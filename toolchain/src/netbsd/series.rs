@@ -62,6 +62,23 @@ impl Patch {
         }
         let mut patch =
             Patch { name: name.into(), sha256: hash::bytes(bytes), diff: diff.to_vec(), ..Patch::default() };
+        for (field, value) in fields {
+            match field.as_str() {
+                "What" => patch.what = value,
+                "Why" => patch.why = value,
+                "Releases" => patch.releases = words(&value),
+                "Needs" => patch.needs.extend(words(&value)),
+                "Default" if value == "yes" || value == "no" => patch.optional = value == "no",
+                "Default" => return Err(bad(format!("Default: {value}: write yes or no"))),
+                "Already-There" => {
+                    let (path, text) = value
+                        .split_once(": ")
+                        .ok_or_else(|| bad("Already-There: write `path: text`".into()))?;
+                    patch.already_there.push((path.into(), text.into()));
+                }
+                unknown => return Err(bad(format!("unknown header {unknown}"))),
+            }
+        }
         let missing = [
             ("What", patch.what.is_empty()),
             ("Why", patch.why.is_empty()),
