@@ -54,6 +54,15 @@ impl rumpuser::Hypercalls for Kernel {
         cpu::current_thread().curlwp.store(lwp, Ordering::Relaxed);
     }
 
+    fn rumpuser_set_thread_pointer(address: usize) {
+        let state = machine::interrupts_disable();
+        cpu::current_thread().thread_pointer.set(address as u64);
+        // SAFETY: kernel code of ours leaves FS alone; whoever runs in user mode gets its own loaded before.
+        unsafe { machine::wrmsr(machine::MSR_FS_BASE, address as u64) };
+        cpu::current().loaded_fs.set(u64::MAX >> 1);
+        schedule::interrupts_restore(state);
+    }
+
     #[inline]
     fn rumpuser_interrupted() -> bool {
         cpu::current_thread().interrupted.load(Ordering::SeqCst)

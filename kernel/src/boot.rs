@@ -71,18 +71,21 @@ boot_entry:
     addl $8, %edi
     decl %ecx
     jnz 3b
-    /* The kernel: 4 MiB from its base, in small pages because its physical place is only page-aligned. */
+    /* The kernel: 2 MiB for each table, in small pages because its physical place is only page-aligned. */
     leal (boot_pdpt_high + BASE)(%esi), %edi
     leal (boot_pd_high + BASE + 3)(%esi), %eax
     movl %eax, 510*8(%edi)
     leal (boot_pd_high + BASE)(%esi), %edi
     leal (boot_pt_high + BASE + 3)(%esi), %eax
-    movl %eax, (%edi)
+    movl ${tables}, %ecx
+7:  movl %eax, (%edi)
     addl $4096, %eax
-    movl %eax, 8(%edi)
+    addl $8, %edi
+    decl %ecx
+    jnz 7b
     leal (boot_pt_high + BASE)(%esi), %edi
     leal 3(%esi), %eax
-    movl $1024, %ecx
+    movl $512*{tables}, %ecx
 4:  movl %eax, (%edi)
     addl $4096, %eax
     addl $8, %edi
@@ -207,10 +210,11 @@ boot_pdpt_low: .skip 4096
 boot_pd_low: .skip 4*4096
 boot_pdpt_high: .skip 4096
 boot_pd_high: .skip 4096
-boot_pt_high: .skip 2*4096
+boot_pt_high: .skip {tables}*4096
     .global boot_stack, boot_stack_top
 boot_stack: .skip 32768
 boot_stack_top:
 "#,
+    tables = const super::BOOT_TABLES,
     options(att_syntax)
 );

@@ -33,6 +33,9 @@ extern "C" fn _Unwind_Resume() -> ! {
     panic!("unwinding in the kernel")
 }
 
+/// Page tables of 2 MiB each with which the entry code maps the kernel; see the linker script.
+const BOOT_TABLES: usize = 2;
+
 unsafe extern "C" {
     static kernel_start: u8;
     static kernel_text_end: u8;

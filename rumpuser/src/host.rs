@@ -82,6 +82,8 @@ thread_local! {
         affinity: AtomicU64::new(1),
     });
     static LWP: Cell<*mut ()> = const { Cell::new(std::ptr::null_mut()) };
+    /// The host's own FS base stays as it is.
+    static POINTER: Cell<usize> = const { Cell::new(0) };
 }
 
 fn page_layout(pages: usize) -> Layout {
@@ -230,6 +232,10 @@ impl Hypercalls for Host {
 
     fn rumpuser_set_curlwp(lwp: *mut ()) {
         LWP.set(lwp);
+    }
+
+    fn rumpuser_set_thread_pointer(address: usize) {
+        POINTER.set(address);
     }
 
     fn rumpuser_interrupted() -> bool {

@@ -93,7 +93,8 @@ pub enum Halt {
 /// Invokes `$callback!` with `$head` and the list of all hypercalls.
 ///
 /// The list stands once; the trait, the imports and the exports are made from it, so the two sides of
-/// the interface cannot disagree.
+/// the interface cannot disagree. The linker sees the names with `rust_` before them, since components in C have
+/// hypercalls of the same names.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! with_hypercalls {
@@ -115,6 +116,9 @@ macro_rules! with_hypercalls {
         fn rumpuser_curlwp() -> *mut ();
         /// Sets [`rumpuser_curlwp`] for the calling thread.
         fn rumpuser_set_curlwp(lwp: *mut ());
+        /// Sets the calling thread's pointer register (FS base), which stays its own: for components in C, whose
+        /// thread-local storage hangs on it. Such a thread keeps its whole floating-point state when it is preempted.
+        fn rumpuser_set_thread_pointer(address: usize);
         /// Whether the calling thread's interrupt flag is set.
         fn rumpuser_interrupted() -> bool;
         /// Clears the calling thread's interrupt flag.
@@ -216,7 +220,7 @@ macro_rules! with_hypercalls {
 macro_rules! declare {
     (; $( $(#[$attribute:meta])* fn $name:ident ( $($argument:ident : $kind:ty),* ) $(-> $result:ty)? ; )*) => {
         unsafe extern "Rust" {
-            $( $(#[$attribute])* pub safe fn $name($($argument: $kind),*) $(-> $result)?; )*
+            $( $(#[$attribute])* #[link_name = concat!("rust_", stringify!($name))] pub safe fn $name($($argument: $kind),*) $(-> $result)?; )*
         }
 
         /// What a platform implements.
@@ -243,7 +247,7 @@ macro_rules! provide {
 macro_rules! provide_symbols {
     ($platform:ty; $( $(#[$attribute:meta])* fn $name:ident ( $($argument:ident : $kind:ty),* ) $(-> $result:ty)? ; )*) => {
         $(
-            #[unsafe(no_mangle)]
+            #[unsafe(export_name = concat!("rust_", stringify!($name)))]
             extern "Rust" fn $name($($argument: $kind),*) $(-> $result)? {
                 <$platform as $crate::Hypercalls>::$name($($argument),*)
             }

@@ -14,11 +14,15 @@ pub fn lint() -> Result<()> {
         "--all-targets",
         "--exclude",
         "kernel",
+        "--exclude",
+        "kernel-netbsd",
         "--",
         "-D",
         "warnings",
     ]))?;
-    host::run(&mut cargo(["clippy", "--quiet", "--package", "kernel", "--", "-D", "warnings"]))
+    let kernels =
+        ["clippy", "--quiet", "--package", "kernel", "--package", "kernel-netbsd", "--", "-D", "warnings"];
+    host::run(&mut cargo(kernels))
 }
 
 /// Lints, unit tests, then the tests that boot images.
@@ -31,7 +35,7 @@ pub fn run(filter: Option<&str>) -> Result<()> {
     }
     let binary = host::rumprun_bake()?;
     host::run(
-        cargo(["test", "--no-fail-fast", "--workspace", "--exclude", "kernel"])
+        cargo(["test", "--no-fail-fast", "--workspace", "--exclude", "kernel", "--exclude", "kernel-netbsd"])
             .args(filter)
             .env("RUMPRUN_BAKE", binary),
     )

@@ -31,6 +31,7 @@ use crate::{
     machine,
     memory::{space::AddressSpace, stack},
     platform::platform,
+    trap::extended,
 };
 use queue::Sorted;
 use thread::{Thread, state};
@@ -310,7 +311,16 @@ pub fn preempt_from_interrupt() {
     let idle = core::ptr::eq(cpu.scheduler.idle.get(), cpu.current.get());
     if cpu.reschedule.load(Ordering::Relaxed) != 0 && cpu.preempt_count.load(Ordering::Relaxed) == 0 && !idle
     {
+        let thread = cpu::current_thread();
+        // Code in C may be in the middle of a computation; where it calls us, it expects nothing to be kept.
+        let computes = thread.thread_pointer.get() != 0;
+        if computes {
+            extended::save_preempted(thread);
+        }
         reschedule();
+        if computes {
+            extended::load_preempted(thread);
+        }
     }
 }
 

@@ -86,6 +86,10 @@ pub fn switch(cpu: &Cpu, previous: &Thread, next: &Thread) {
         // SAFETY: the thread holds the reference behind its pointer.
         unsafe { load_space(cpu, next.space.get()) };
     }
+    if next.thread_pointer.get() != 0 {
+        // SAFETY: as in `rumpuser_set_thread_pointer`.
+        unsafe { machine::wrmsr(machine::MSR_FS_BASE, next.thread_pointer.get()) };
+    }
     // Another process may use the same segment base with another meaning: load it anew.
     cpu.loaded_fs.set(u64::MAX >> 1);
     cpu.loaded_gs.set(u64::MAX >> 1);

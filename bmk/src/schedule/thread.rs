@@ -69,6 +69,8 @@ pub struct Thread {
     pub sample: Cell<u64>,
     /// The component's pointer.
     pub curlwp: AtomicPtr<()>,
+    /// The FS base of a thread that runs components in C; 0 for all others.
+    pub thread_pointer: Cell<u64>,
     /// Its address space as the component gave it.
     pub pmap: UnsafeCell<Option<Arc<dyn Pmap>>>,
     /// The hardware side of `pmap`.
@@ -116,6 +118,7 @@ impl Thread {
             traps: Cell::new(0),
             sample: Cell::new(0),
             curlwp: AtomicPtr::new(null_mut()),
+            thread_pointer: Cell::new(0),
             pmap: UnsafeCell::new(None),
             space: Cell::new(null()),
             constants: Constants::new(),

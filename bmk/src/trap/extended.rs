@@ -172,6 +172,29 @@ pub fn load_for_user(cpu: &cpu::Cpu, thread: &Thread) {
     thread.extended.cpu.set(cpu.number);
 }
 
+/// Saves what an interrupt entry doesn't of a thread that computes in the kernel, and leaves the initial state.
+#[cold]
+pub fn save_preempted(thread: &Thread) {
+    let standard = 0x1f80u32;
+    store(thread.extended.area.get());
+    // SAFETY: the initial state, as the calling convention wants it at a call.
+    unsafe { asm!("fninit", "ldmxcsr [{}]", in(reg) &raw const standard, options(nostack)) };
+}
+
+/// Undoes [`save_preempted`].
+pub fn load_preempted(thread: &Thread) {
+    let area = thread.extended.area.get();
+    let switched = SWITCHED.load(Ordering::Relaxed);
+    // SAFETY: saved by `store`. The entry code restores the XMM registers afterwards; the compiler is told.
+    unsafe {
+        if switched == 0 {
+            asm!("fxrstor64 [{}]", in(reg) area, options(nostack), clobber_abi("sysv64"));
+        } else {
+            asm!("xrstor64 [{}]", in(reg) area, in("eax") switched as u32, in("edx") (switched >> 32) as u32, options(nostack), lateout("rax") _, clobber_abi("sysv64"));
+        }
+    }
+}
+
 /// See `rumpuser_extended_state_save`.
 pub fn save(context: &UserContext, destination: &mut [u8]) -> usize {
     let length = SIZE.load(Ordering::Relaxed);

@@ -1,0 +1,30 @@
+//! NetBSD's error numbers (`sys/errno.h`), as far as they are given out here.
+
+/// A C `int` of a hypercall: 0 or an error number.
+pub type Errno = i32;
+
+macro_rules! numbers {
+    ($($(#[$attribute:meta])* $name:ident = $number:literal;)*) => {
+        $($(#[$attribute])* #[allow(missing_docs, reason = "the names are the field's")] pub const $name: Errno = $number;)*
+    };
+}
+
+numbers! {
+    EPERM = 1;
+    ENOENT = 2;
+    ESRCH = 3;
+    EINTR = 4;
+    EIO = 5;
+    ENXIO = 6;
+    EBADF = 9;
+    ECHILD = 10;
+    ENOMEM = 12;
+    EBUSY = 16;
+    ENODEV = 19;
+    EINVAL = 22;
+    EROFS = 30;
+    EAGAIN = 35;
+    ETIMEDOUT = 60;
+    ENOSYS = 78;
+    ENOTSUP = 86;
+}

@@ -1,0 +1,14 @@
+//! The base of userspace: what NetBSD's libc and libpthread expect of the kernel beside `rump_sys_*`.
+
+pub mod heap;
+pub mod lwp;
+pub mod memory;
+pub mod process;
+pub mod root;
+pub mod rump;
+pub mod signal;
+pub mod stack;
+pub mod start;
+pub mod stubs;
+pub mod thread_storage;
+pub mod time;

@@ -1,0 +1,78 @@
+//! The rump kernel's public functions that the base of userspace calls (`rump/rump.h`, `rumpkern_if_pub.h`).
+
+use core::ffi::{c_char, c_int, c_void};
+
+use crate::{
+    errno::{EAGAIN, Errno},
+    weak::weak,
+};
+
+weak! {
+    /// Starts the kernel.
+    fn rump_init() -> c_int;
+    /// What the kernel does with signals.
+    fn rump_boot_setsigmodel(c_int);
+    /// The calling thread's LWP of the kernel.
+    fn rump_pub_lwproc_curlwp() -> *mut c_void;
+    /// A new LWP in a process; it becomes the caller's.
+    fn rump_pub_lwproc_newlwp(c_int) -> c_int;
+    /// A new process; its LWP becomes the caller's.
+    fn rump_pub_lwproc_rfork(c_int) -> c_int;
+    /// Makes an LWP the caller's.
+    fn rump_pub_lwproc_switch(*mut c_void);
+    /// Gives up the caller's LWP.
+    fn rump_pub_lwproc_releaselwp();
+    /// Shows a file of the host in the kernel's file system.
+    fn rump_pub_etfs_register(*const c_char, *const c_char, c_int) -> c_int;
+    /// Shuts the kernel down.
+    fn rump___sysimpl_reboot(c_int, *mut c_char) -> c_int;
+    /// The number of the caller's process.
+    fn rump___sysimpl_getpid_with_ppid() -> c_int;
+    /// Reads a file at an offset.
+    fn rump___sysimpl_pread(c_int, *mut c_void, usize, i64) -> isize;
+    /// Makes a directory.
+    fn rump___sysimpl_mkdir(*const c_char, c_int) -> c_int;
+    /// Opens a file.
+    fn rump___sysimpl_open(*const c_char, c_int, c_int) -> c_int;
+    /// Writes to a file.
+    fn rump___sysimpl_write(c_int, *const c_void, usize) -> isize;
+    /// Closes a file.
+    fn rump___sysimpl_close(c_int) -> c_int;
+    /// Makes a symbolic link.
+    fn rump___sysimpl_symlink(*const c_char, *const c_char) -> c_int;
+    /// Changes the working directory.
+    fn rump___sysimpl_chdir(*const c_char) -> c_int;
+    /// Mounts a file system.
+    fn rump___sysimpl_mount50(*const c_char, *const c_char, c_int, *mut c_void, usize) -> c_int;
+    /// Makes a descriptor the same as another.
+    fn rump___sysimpl_dup2(c_int, c_int) -> c_int;
+    /// Makes a pipe.
+    fn rump_sys_pipe(*mut c_int) -> c_int;
+}
+
+/// A new LWP in the caller's process, for a new thread; null without a kernel.
+pub fn new_lwp() -> Result<*mut c_void, Errno> {
+    let (Some(current), Some(new), Some(switch)) =
+        (rump_pub_lwproc_curlwp(), rump_pub_lwproc_newlwp(), rump_pub_lwproc_switch())
+    else {
+        return Ok(core::ptr::null_mut());
+    };
+    // SAFETY: functions of the kernel; the caller's LWP is its own again at the end.
+    unsafe {
+        let mine = current();
+        if mine.is_null() {
+            return Err(EAGAIN);
+        }
+        match new(super::process::getpid_of_caller()) {
+            0 => {
+                let made = current();
+                switch(mine);
+                Ok(made)
+            }
+            error => {
+                switch(mine);
+                Err(error)
+            }
+        }
+    }
+}

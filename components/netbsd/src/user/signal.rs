@@ -1,0 +1,351 @@
+//! Signals, as far as one address space allows: a handler runs in the thread that the signal is for, when it makes a
+//! call here or sleeps; nothing is interrupted in the middle of a computation.
+
+use alloc::boxed::Box;
+use core::{
+    ffi::{c_int, c_void},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use rumpuser::sync::SpinLock;
+
+use super::{
+    lwp::{self, Lwp, TimeSpec, current, failed, monotonic_deadline},
+    process,
+};
+use crate::errno::{EAGAIN, EINTR, EINVAL, ESRCH, Errno};
+
+/// Signals are numbered 1 to 63 (`NSIG` is 64).
+const LIMIT: usize = 64;
+/// `SIG_DFL` and `SIG_IGN`.
+const DEFAULT: usize = 0;
+const IGNORE: usize = 1;
+/// `SIGKILL` and `SIGSTOP`, which can't be caught or held off.
+const UNSTOPPABLE: u64 = 1 << 9 | 1 << 17;
+/// Signals that are ignored by default: URG, CONT, CHLD, WINCH, INFO, PWR, and those that stop (STOP, TSTP, TTIN, TTOU).
+const IGNORED: u64 =
+    1 << 16 | 1 << 19 | 1 << 20 | 1 << 28 | 1 << 29 | 1 << 32 | 1 << 17 | 1 << 18 | 1 << 21 | 1 << 22;
+/// `SA_SIGINFO`, `SA_RESETHAND`, `SA_NODEFER`.
+const WITH_INFORMATION: c_int = 0x40;
+const ONCE: c_int = 0x4;
+const NO_DEFER: c_int = 0x10;
+
+/// `sigset_t`: 128 bits, signal 1 first.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct SignalSet([u32; 4]);
+
+impl SignalSet {
+    /// A bit for each signal, at its number.
+    fn bits(self) -> u64 {
+        (u64::from(self.0[0]) | u64::from(self.0[1]) << 32) << 1
+    }
+
+    fn of(bits: u64) -> Self {
+        let bits = bits >> 1;
+        SignalSet([bits as u32, (bits >> 32) as u32, 0, 0])
+    }
+}
+
+/// `struct sigaction`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Action {
+    handler: usize,
+    mask: SignalSet,
+    flags: c_int,
+}
+
+/// `siginfo_t`: number, code, error, and padding to its size.
+#[repr(C, align(8))]
+struct Information {
+    number: c_int,
+    code: c_int,
+    error: c_int,
+    rest: [c_int; 29],
+}
+
+const NONE: Action = Action { handler: DEFAULT, mask: SignalSet([0; 4]), flags: 0 };
+static ACTIONS: SpinLock<[Action; LIMIT]> = SpinLock::new([NONE; LIMIT]);
+/// Signals for the image as a whole, for the next thread that looks.
+static PENDING: AtomicU64 = AtomicU64::new(0);
+
+/// A new thread holds off what its parent does.
+pub fn inherit(parent: &Lwp, child: &Lwp) {
+    child.blocked[0].store(parent.blocked[0].load(Ordering::Relaxed), Ordering::Relaxed);
+}
+
+/// Sends a signal to a thread; 0 asks whether it is there.
+pub fn send(lwp: &Lwp, signal: c_int) -> Errno {
+    match usize::try_from(signal) {
+        Ok(0) => 0,
+        Ok(number) if number < LIMIT => {
+            lwp.pending[0].fetch_or(1 << number, Ordering::SeqCst);
+            if current().is_some_and(|me| me.id == lwp.id) {
+                deliver(lwp);
+            } else {
+                lwp.unpark();
+            }
+            0
+        }
+        _ => EINVAL,
+    }
+}
+
+/// Sends a signal to the image.
+fn send_to_all(signal: c_int) -> Errno {
+    match usize::try_from(signal) {
+        Ok(0) => 0,
+        Ok(number) if number < LIMIT => {
+            PENDING.fetch_or(1 << number, Ordering::SeqCst);
+            if let Some(lwp) = current() {
+                deliver(lwp);
+            }
+            0
+        }
+        _ => EINVAL,
+    }
+}
+
+/// Takes the first signal of `wanted` that waits for the thread.
+fn take(lwp: &Lwp, wanted: u64) -> Option<usize> {
+    for set in [&lwp.pending[0], &PENDING] {
+        let present = set.load(Ordering::SeqCst) & wanted;
+        if present != 0 {
+            let number = present.trailing_zeros() as usize;
+            if set.fetch_and(!(1 << number), Ordering::SeqCst) & 1 << number != 0 {
+                return Some(number);
+            }
+        }
+    }
+    None
+}
+
+/// Handles the signals that wait for the calling thread and aren't held off; returns whether a handler ran.
+pub fn deliver(lwp: &Lwp) -> bool {
+    let mut ran = false;
+    while let Some(number) = take(lwp, !lwp.blocked[0].load(Ordering::SeqCst)) {
+        ran |= handle(lwp, number);
+    }
+    ran
+}
+
+fn handle(lwp: &Lwp, number: usize) -> bool {
+    let action = {
+        let mut actions = ACTIONS.lock();
+        let action = actions[number];
+        if action.flags & ONCE != 0 {
+            actions[number] = NONE;
+        }
+        action
+    };
+    match action.handler {
+        IGNORE => false,
+        DEFAULT if IGNORED & 1 << number != 0 => false,
+        DEFAULT => process::end_by_signal(number as u8),
+        handler => {
+            let own = if action.flags & NO_DEFER != 0 { 0 } else { 1 << number };
+            let before = lwp.blocked[0].fetch_or(action.mask.bits() | own, Ordering::SeqCst);
+            let mut information =
+                Box::new(Information { number: number as c_int, code: 0, error: 0, rest: [0; 29] });
+            // SAFETY: the program gave a function of the one or the other kind, as its flags say.
+            unsafe {
+                if action.flags & WITH_INFORMATION != 0 {
+                    let handler = core::mem::transmute::<
+                        usize,
+                        unsafe extern "C" fn(c_int, *mut c_void, *mut c_void),
+                    >(handler);
+                    handler(number as c_int, (&raw mut *information).cast(), core::ptr::null_mut());
+                } else {
+                    core::mem::transmute::<usize, unsafe extern "C" fn(c_int)>(handler)(number as c_int);
+                }
+            }
+            lwp.blocked[0].store(before, Ordering::SeqCst);
+            true
+        }
+    }
+}
+
+/// # Safety
+/// `new` and `old` are null or actions.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn __sigaction14(signal: c_int, new: *const Action, old: *mut Action) -> c_int {
+    let Some(number) = usize::try_from(signal).ok().filter(|number| (1..LIMIT).contains(number)) else {
+        return failed(EINVAL);
+    };
+    let mut actions = ACTIONS.lock();
+    // SAFETY: the caller's promise.
+    unsafe {
+        if !old.is_null() {
+            *old = actions[number];
+        }
+        if !new.is_null() {
+            if UNSTOPPABLE & 1 << number != 0 {
+                drop(actions);
+                return failed(EINVAL);
+            }
+            actions[number] = *new;
+        }
+    }
+    0
+}
+
+/// # Safety
+/// As [`__sigaction14`].
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn sigaction(signal: c_int, new: *const Action, old: *mut Action) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { __sigaction14(signal, new, old) }
+}
+
+/// # Safety
+/// As [`__sigaction14`].
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn __sigaction_sigtramp(
+    signal: c_int,
+    new: *const Action,
+    old: *mut Action,
+    _trampoline: *const c_void,
+    _version: c_int,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { __sigaction14(signal, new, old) }
+}
+
+/// # Safety
+/// `new` and `old` are null or sets.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn _sys___sigprocmask14(
+    how: c_int,
+    new: *const SignalSet,
+    old: *mut SignalSet,
+) -> c_int {
+    let Some(lwp) = current() else { return failed(EINVAL) };
+    let before = lwp.blocked[0].load(Ordering::SeqCst);
+    // SAFETY: the caller's promise.
+    unsafe {
+        if !old.is_null() {
+            *old = SignalSet::of(before);
+        }
+        if !new.is_null() {
+            let bits = (*new).bits();
+            let after = match how {
+                1 => before | bits,
+                2 => before & !bits,
+                3 => bits,
+                _ => return failed(EINVAL),
+            };
+            lwp.blocked[0].store(after & !UNSTOPPABLE, Ordering::SeqCst);
+            deliver(lwp);
+        }
+    }
+    0
+}
+
+/// # Safety
+/// As [`_sys___sigprocmask14`].
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn __sigprocmask14(how: c_int, new: *const SignalSet, old: *mut SignalSet) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { _sys___sigprocmask14(how, new, old) }
+}
+
+/// # Safety
+/// As [`_sys___sigprocmask14`].
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn sigprocmask(how: c_int, new: *const SignalSet, old: *mut SignalSet) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { _sys___sigprocmask14(how, new, old) }
+}
+
+/// # Safety
+/// `place` is one for a set.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn __sigpending14(place: *mut SignalSet) -> c_int {
+    let Some(lwp) = current() else { return failed(EINVAL) };
+    let pending = lwp.pending[0].load(Ordering::SeqCst) | PENDING.load(Ordering::SeqCst);
+    // SAFETY: the caller's promise.
+    unsafe { *place = SignalSet::of(pending & lwp.blocked[0].load(Ordering::SeqCst)) };
+    0
+}
+
+/// # Safety
+/// `mask` is a set.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn _sys___sigsuspend14(mask: *const SignalSet) -> c_int {
+    let Some(lwp) = current() else { return failed(EINVAL) };
+    // SAFETY: the caller's promise.
+    let mask = unsafe { (*mask).bits() } & !UNSTOPPABLE;
+    let before = lwp.blocked[0].swap(mask, Ordering::SeqCst);
+    while lwp::park(lwp, rumpuser::NEVER) != EINTR {}
+    lwp.blocked[0].store(before, Ordering::SeqCst);
+    failed(EINTR)
+}
+
+/// # Safety
+/// `set` is a set, `information` null or a place for a `siginfo_t`, `time` null or a time.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn ____sigtimedwait50(
+    set: *const SignalSet,
+    information: *mut c_void,
+    time: *mut TimeSpec,
+) -> c_int {
+    let Some(lwp) = current() else { return failed(EINVAL) };
+    // SAFETY: the caller's promise.
+    let (wanted, deadline) = unsafe {
+        let deadline = time.as_ref().map_or(rumpuser::NEVER, |time| monotonic_deadline(3, false, *time));
+        ((*set).bits(), deadline)
+    };
+    loop {
+        if let Some(number) = take(lwp, wanted) {
+            if !information.is_null() {
+                let found = Information { number: number as c_int, code: 0, error: 0, rest: [0; 29] };
+                // SAFETY: the caller's promise.
+                unsafe { information.cast::<Information>().write(found) };
+            }
+            return number as c_int;
+        }
+        match lwp::park(lwp, deadline) {
+            0 => {}
+            EINTR => return failed(EINTR),
+            _ => return failed(EAGAIN),
+        }
+    }
+}
+
+/// Sends a signal to a process: there is one, with all programs in it.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub extern "C" fn kill(process: c_int, signal: c_int) -> c_int {
+    if process > 0 && process != process::getpid_of_caller() {
+        return failed(ESRCH);
+    }
+    match send_to_all(signal) {
+        0 => 0,
+        error => failed(error),
+    }
+}
+
+/// Sends a signal to a process. What comes with it is lost.
+///
+/// # Safety
+/// `information` is null or a `siginfo_t`.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn sigqueueinfo(process: c_int, information: *const c_int) -> c_int {
+    if information.is_null() {
+        return failed(EINVAL);
+    }
+    // SAFETY: a `siginfo_t` begins with the number.
+    kill(process, unsafe { *information })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sets_hold_signals_at_their_numbers() {
+        let set = SignalSet([1 << 1 | 1 << 14, 1 << 30, 0, 0]);
+        assert_eq!(set.bits(), 1 << 2 | 1 << 15 | 1 << 63);
+        assert_eq!(SignalSet::of(set.bits()).0, set.0);
+    }
+}
