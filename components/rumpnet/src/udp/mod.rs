@@ -10,7 +10,7 @@ mod tests;
 use alloc::sync::{Arc, Weak};
 use core::{
     net::{IpAddr, SocketAddr},
-    sync::atomic::{AtomicBool, AtomicU16, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering::Relaxed},
 };
 
 use rumpkern::{
@@ -59,6 +59,8 @@ pub struct UdpSocket {
     cork: AtomicBool,
     segment_size: AtomicU16,
     joins: AtomicBool,
+    /// Where the table has it.
+    place: AtomicUsize,
     no_check6: AtomicBool,
     closed: AtomicBool,
 }
@@ -74,6 +76,7 @@ impl UdpSocket {
             cork: AtomicBool::new(false),
             segment_size: AtomicU16::new(0),
             joins: AtomicBool::new(false),
+            place: AtomicUsize::new(table::NOWHERE),
             no_check6: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         })
@@ -135,8 +138,8 @@ impl UdpSocket {
         self.core.set_names(names);
         match &*slot {
             // The port was given by connecting, not by binding: it goes, too.
-            Some(binding) if self.joins.load(Relaxed) => {
-                table::remove(self, binding.port());
+            Some(_) if self.joins.load(Relaxed) => {
+                table::remove(self);
                 self.joins.store(false, Relaxed);
                 *slot = None;
                 names.local.set_port(0);
@@ -188,8 +191,8 @@ impl File for UdpSocket {
             return;
         }
         let mut slot = self.binding.lock();
-        if let Some(binding) = slot.take() {
-            table::remove(self, binding.port());
+        if slot.take().is_some() {
+            table::remove(self);
         }
         drop(slot);
         self.core.close();
@@ -304,9 +307,9 @@ impl Socket for UdpSocket {
             self.core.set_option(level, name, value)?;
             if level == level::SOCKET && self.core.names().local.port() != 0 {
                 let base = &self.core.base;
-                if let Some(binding) = &*self.binding.lock() {
-                    binding.set_reuse(base.is_on(Switches::REUSE_ADDRESS), base.is_on(Switches::REUSE_PORT));
-                }
+                let slot = self.binding.lock();
+                let Some(binding) = &*slot else { return Ok(()) };
+                binding.set_reuse(base.is_on(Switches::REUSE_ADDRESS), base.is_on(Switches::REUSE_PORT));
                 if matches!(name, base::name::BINDTODEVICE | base::name::BINDTOIFINDEX) {
                     self.enter();
                 }

@@ -1,7 +1,10 @@
-//! Which socket a datagram is for.
+//! Which socket a datagram is for. Connected sockets are found by the hash of both ends, the others by their port.
 
 use alloc::{sync::Arc, vec::Vec};
-use core::net::{IpAddr, SocketAddr};
+use core::{
+    net::{IpAddr, SocketAddr},
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+};
 
 use rumpuser::sync::SpinLock;
 
@@ -22,14 +25,33 @@ struct Entry {
     reuse_port: bool,
 }
 
-/// The sockets by port.
-static TABLE: [SpinLock<Vec<Entry>>; SHARDS] = [const { SpinLock::new(Vec::new()) }; SHARDS];
+/// A socket has no place in [`TABLE`].
+pub(super) const NOWHERE: usize = usize::MAX;
 
-fn shard(port: u16) -> &'static SpinLock<Vec<Entry>> {
-    &TABLE[usize::from(port) % SHARDS]
+/// The sockets that aren't connected, by port, then those that are, by both ends.
+static TABLE: [SpinLock<Vec<Entry>>; 2 * SHARDS] = [const { SpinLock::new(Vec::new()) }; 2 * SHARDS];
+/// Connected sockets: without any, nothing needs to be hashed.
+static CONNECTED: AtomicUsize = AtomicUsize::new(0);
+
+/// The place of sockets that aren't connected.
+fn by_port(port: u16) -> usize {
+    usize::from(port) % SHARDS
 }
 
-/// Enters a socket, or changes its entry.
+/// The place of a connected one.
+fn by_ends(port: u16, remote: SocketAddr) -> usize {
+    let [low, high] = hash::address_words(remote.ip());
+    let ports = u64::from(port) << 16 | u64::from(remote.port());
+    SHARDS + hash::keyed(&[low, high, ports]) as usize % SHARDS
+}
+
+/// The places where sockets for a flow may be.
+fn places(flow: &Flow) -> impl Iterator<Item = usize> {
+    let connected = (CONNECTED.load(Relaxed) > 0).then(|| by_ends(flow.local.port(), flow.remote));
+    connected.into_iter().chain([by_port(flow.local.port())])
+}
+
+/// Enters a socket, or changes its entry. The caller holds the socket's lock of its binding.
 pub(super) fn enter(socket: &Arc<UdpSocket>, version6_only: bool, reuse_port: bool) {
     let names = socket.core.names();
     let entry = Entry {
@@ -40,16 +62,38 @@ pub(super) fn enter(socket: &Arc<UdpSocket>, version6_only: bool, reuse_port: bo
         version6_only,
         reuse_port,
     };
-    let mut entries = shard(names.local.port()).lock();
-    match entries.iter_mut().find(|other| Arc::ptr_eq(&other.socket, socket)) {
-        Some(old) => *old = entry,
-        None => entries.push(entry),
+    let port = names.local.port();
+    let place = names.remote.map_or_else(|| by_port(port), |remote| by_ends(port, remote));
+    let before = socket.place.swap(place, Relaxed);
+    if place >= SHARDS {
+        CONNECTED.fetch_add(1, Relaxed);
     }
+    {
+        let mut entries = TABLE[place].lock();
+        match entries.iter_mut().find(|other| Arc::ptr_eq(&other.socket, socket)) {
+            Some(old) => *old = entry,
+            None => entries.push(entry),
+        }
+    }
+    // It is found all the time.
+    leave(socket, before, before != place);
 }
 
-/// Takes a socket out.
-pub(super) fn remove(socket: &UdpSocket, port: u16) {
-    let mut entries = shard(port).lock();
+/// Takes a socket out. The caller holds the socket's lock of its binding.
+pub(super) fn remove(socket: &UdpSocket) {
+    leave(socket, socket.place.swap(NOWHERE, Relaxed), true);
+}
+
+/// Takes a socket's entry, if it is `gone`, from a place.
+fn leave(socket: &UdpSocket, place: usize, gone: bool) {
+    let Some(shard) = TABLE.get(place) else { return };
+    if place >= SHARDS {
+        CONNECTED.fetch_sub(1, Relaxed);
+    }
+    if !gone {
+        return;
+    }
+    let mut entries = shard.lock();
     let index = entries.iter().position(|entry| core::ptr::eq(Arc::as_ptr(&entry.socket), socket));
     let gone = index.map(|index| entries.remove(index));
     drop(entries);
@@ -102,10 +146,14 @@ impl Entry {
 
 /// The socket that a datagram is for. Of those that share a port by SO_REUSEPORT, the flow's hash picks one.
 pub(super) fn find(flow: &Flow) -> Option<Arc<UdpSocket>> {
-    let entries = shard(flow.local.port()).lock();
+    // A connected one fits better than any other.
+    places(flow).find_map(|place| find_in(&TABLE[place].lock(), flow))
+}
+
+fn find_in(entries: &[Entry], flow: &Flow) -> Option<Arc<UdpSocket>> {
     let mut best: Option<(&Entry, u32)> = None;
     let mut sharing = 0usize;
-    for entry in entries.iter() {
+    for entry in entries {
         let Some(score) = entry.score(flow) else { continue };
         match best {
             Some((_, most)) if score < most => {}
@@ -132,9 +180,17 @@ pub(super) fn find(flow: &Flow) -> Option<Arc<UdpSocket>> {
 
 /// All sockets that a datagram to a group or to all is for.
 pub(super) fn find_all(flow: &Flow) -> Vec<Arc<UdpSocket>> {
-    let entries = shard(flow.local.port()).lock();
     let fits = |entry: &&Entry| entry.score(flow).is_some() && entry.socket.wants_group(flow);
-    entries.iter().filter(fits).map(|entry| entry.socket.clone()).collect()
+    let mut sockets: Vec<Arc<UdpSocket>> = Vec::new();
+    for place in places(flow) {
+        for entry in TABLE[place].lock().iter().filter(fits) {
+            // One that is being connected may be in both places.
+            if !sockets.iter().any(|socket| Arc::ptr_eq(socket, &entry.socket)) {
+                sockets.push(entry.socket.clone());
+            }
+        }
+    }
+    sockets
 }
 
 /// The socket that sent something: it is bound to `local`, and not connected elsewhere.

@@ -233,3 +233,48 @@ fn groups_reach_all_members() {
         member.close();
     }
 }
+
+#[test]
+fn connected_sockets_that_share_a_port_hear_their_own_peers() {
+    const PEERS: usize = 50;
+    const REUSE_ADDRESS: i32 = 2;
+    let open = |local: &str| {
+        let socket = socket(Domain::Inet);
+        option(&socket, level::SOCKET, REUSE_ADDRESS, 1);
+        socket.bind(at(local)).unwrap();
+        socket
+    };
+    let server = open("127.0.0.1:0");
+    let shared = server.core.names().local;
+    let before = table::count();
+    let pairs: Vec<_> = (0..PEERS)
+        .map(|_| {
+            let (peer, peer_at) = bound(Domain::Inet, "127.0.0.1:0");
+            let ours = open(&std::format!("{shared}"));
+            ours.connect(&Address::Internet(peer_at), false, Credentials::default()).unwrap();
+            (peer, ours)
+        })
+        .collect();
+    assert!(table::count() >= before + 2 * PEERS);
+    for (index, (peer, _)) in pairs.iter().enumerate() {
+        send(peer, &[index as u8], Some(shared)).unwrap();
+    }
+    for (index, (_, ours)) in pairs.iter().enumerate() {
+        assert_eq!(receive(ours, NOW).unwrap().0, [index as u8]);
+        assert_eq!(receive(ours, NOW).err(), Some(Errno::EAGAIN));
+    }
+    let (stranger, _) = bound(Domain::Inet, "127.0.0.1:0");
+    // One that is not connected any more shares with the first, and the last to come has what is for nobody else.
+    let (peer, ours) = &pairs[0];
+    ours.connect(&Address::Unnamed, false, Credentials::default()).unwrap();
+    for sender in [&stranger, peer] {
+        send(sender, b"all", Some(shared)).unwrap();
+        assert_eq!(receive(ours, NOW).unwrap().0, b"all");
+    }
+    pairs.iter().for_each(|(_, ours)| ours.close());
+    send(&stranger, b"first", Some(shared)).unwrap();
+    assert_eq!(receive(&server, NOW).unwrap().0, b"first");
+    server.close();
+    send(&stranger, b"nobody", Some(shared)).unwrap();
+    assert_eq!(table::find(&table::Flow { local: shared, remote: shared, interface: 1 }).map(|_| ()), None);
+}

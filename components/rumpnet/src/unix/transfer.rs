@@ -15,11 +15,16 @@ use crate::socket::{Address, Ancillary, Credentials, MessageFlags, Received, Sty
 /// How much of a stream goes into one message.
 const SEGMENT: usize = 32 << 10;
 
+static ZEROS: [u8; 1024] = [0; 1024];
+
 /// Reads up to `length` bytes of a message's data.
 fn gather(source: &mut Source<'_>, length: usize) -> Result<Vec<u8>> {
     let mut data = Vec::new();
     data.try_reserve_exact(length).map_err(|_| Errno::ENOBUFS)?;
-    data.resize(length, 0);
+    // The standard library's loop for this is not compiled for speed.
+    while data.len() < length {
+        data.extend_from_slice(&ZEROS[..(length - data.len()).min(ZEROS.len())]);
+    }
     let mut done = 0;
     while done < length {
         match source.take(&mut data[done..]) {
