@@ -66,7 +66,7 @@ pub struct Guest {
     namespace: Option<String>,
 }
 
-/// A boot in progress.
+/// A boot in progress. If the test fails meanwhile, it tells what the guest and the launcher said.
 pub struct Running {
     child: Child,
     console: File,
@@ -219,6 +219,11 @@ impl Running {
 
     /// Waits for the end, at most as long as the guest's time limit.
     pub fn wait(mut self) -> Outcome {
+        self.end()
+    }
+
+    /// As [`Running::wait`], for one that others own.
+    pub fn end(&mut self) -> Outcome {
         let status = self.child.wait_timeout(self.timeout).expect("the launcher can be waited for");
         if status.is_none() {
             let _ = self.child.kill();
@@ -239,10 +244,14 @@ impl Running {
         let start = Instant::now();
         while !contents(&self.console).contains(text) {
             let ended = self.child.try_wait().expect("the launcher can be waited for").is_some();
+            // Once ended, it may have shown it meanwhile.
+            let shown = contents(&self.console).contains(text);
+            let waited = start.elapsed();
             assert!(
-                !ended && start.elapsed() < self.timeout,
-                "the console never showed {text:?}:\n{}",
-                contents(&self.console)
+                shown || !ended && waited < self.timeout,
+                "the console never showed {text:?} in {:.1} s; running: {}",
+                waited.as_secs_f32(),
+                !ended
             );
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -259,7 +268,7 @@ impl Running {
             if let Some(line) = whole.find(|line| line.starts_with(start)) {
                 return line.trim_end().to_owned();
             }
-            assert!(self.is_running() && began.elapsed() < self.timeout, "never said {start:?}:\n{messages}");
+            assert!(self.is_running() && began.elapsed() < self.timeout, "never said {start:?}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -277,6 +286,15 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let status = self.child.try_wait().ok().flatten();
+            let state = status.map_or_else(|| "still running".to_owned(), |status| status.to_string());
+            eprintln!(
+                "--- launcher: {state}\n--- console\n{}--- messages\n{}---",
+                self.console(),
+                self.messages()
+            );
+        }
         // A test that failed leaves no guest behind: QEMU ends with the launcher.
         if self.is_running() {
             let _ = self.child.kill();

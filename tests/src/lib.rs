@@ -9,6 +9,7 @@ use std::{
     sync::{Mutex, OnceLock},
 };
 
+pub mod clients;
 pub mod guest;
 pub mod network;
 pub mod programs;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::{Guest, scratch};
 
 /// How long QEMU may take to answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A guest whose QEMU has a monitor, and the monitor's socket.
 pub fn attach(guest: Guest) -> (Guest, PathBuf) {
@@ -50,10 +50,15 @@ impl Monitor {
         monitor
     }
 
+    #[track_caller]
     fn read(&mut self) -> Value {
         let mut line = String::new();
-        self.reader.read_line(&mut line).expect("QEMU answers");
-        serde_json::from_str(&line).expect("JSON")
+        match self.reader.read_line(&mut line) {
+            Ok(0) => panic!("QEMU closed its monitor"),
+            Ok(_) => {}
+            Err(error) => panic!("QEMU says nothing for {} s: {error}", PATIENCE.as_secs()),
+        }
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("not JSON: {error}: {line}"))
     }
 
     /// Executes a command; panics if it fails.
@@ -73,6 +78,7 @@ impl Monitor {
     }
 
     /// Waits for an event that has this name, and data for which `matches` is true.
+    #[track_caller]
     pub fn wait_for(&mut self, event: &str, matches: impl Fn(&Value) -> bool) {
         loop {
             if self.events.iter().any(|seen| seen["event"] == event && matches(&seen["data"])) {
@@ -89,6 +95,7 @@ impl Monitor {
     }
 
     /// Takes a device out, and waits until the guest let go.
+    #[track_caller]
     pub fn remove(&mut self, device: &str) {
         self.execute("device_del", json!({ "id": device }));
         self.wait_for("DEVICE_DELETED", |data| data["device"] == device);

@@ -1,7 +1,12 @@
 //! The drivers of network devices: every model at several numbers of CPUs and queues, cables that are pulled, devices
 //! that are taken out under load.
 
-use std::{path::PathBuf, process::Stdio};
+use std::{
+    net::{SocketAddr, TcpStream},
+    path::PathBuf,
+    process::Stdio,
+    time::Duration,
+};
 
 use tests::{
     Guest, bake,
@@ -11,11 +16,15 @@ use tests::{
     qmp::{self, Monitor},
 };
 
-/// An image that says that it runs, and ends when there is no `eth0` any more, if it is to.
+/// A port of the image; see [`image`].
+const GO_ON: u16 = 6000;
+
+/// An image that waits until there is no `eth0` any more, then for a connection to [`GO_ON`], uses the loopback, and
+/// ends.
 fn image() -> PathBuf {
     let script = "while ip link | grep -q eth0; do sleep 0.2; done; \
-                  echo eth0 is gone; sleep 4; ip link; \
-                  nc -l -p 5000 -e cat & sleep 1; echo by the loopback | nc 127.0.0.1 5000";
+                  echo eth0 is gone; nc -l -p 6000; ip link; nc -l -p 5000 -e cat & \
+                  until echo by the loopback | nc 127.0.0.1 5000; do sleep 0.2; done";
     bake("nic", ["/bin/busybox", "--", "sh", "-c", script])
 }
 
@@ -123,11 +132,15 @@ fn a_device_is_taken_out_under_load_and_the_others_go_on() {
         flood.args(["-q", "-f", "-s", "1000", "10.77.0.2"]).stdout(Stdio::null());
         let mut flood = flood.spawn().expect("ping starts");
         all_answered(&network, "10.78.0.2", 50, 500, model);
+        assert!(!running.console().contains("gone"), "eth0 is said to be gone while it is there");
         monitor.remove("nic0");
         all_answered(&network, "10.78.0.2", 50, 500, model);
         let _ = flood.kill();
         let _ = flood.wait();
         running.wait_for("eth0 is gone");
+        let other = SocketAddr::from(([10, 78, 0, 2], GO_ON));
+        let connect = || network.inside(|| TcpStream::connect_timeout(&other, Duration::from_secs(5))).ok();
+        drop(network.wait(&mut running, "the guest at its other interface", connect));
         let outcome = running.wait();
         let console = outcome.exited(0);
         assert!(console.contains("by the loopback") && console.contains("eth1"), "{console}");

@@ -1,4 +1,4 @@
-//! Recipes of small servers boot and pass their own checks, on user networking and on a tap, at 1, 2 and 4 CPUs.
+//! Recipes boot and pass their own checks.
 
 use std::{fs, process::Command};
 
@@ -34,27 +34,12 @@ fn passes(mut command: Command, name: &str, options: &[&str]) {
     }
 }
 
-/// On user networking.
-#[track_caller]
-fn always(name: &str) {
-    for cpus in ["1", "2", "4"] {
-        passes(Command::new(rumprun_bake()), name, &["--cpus", cpus]);
-    }
-}
-
 /// On a tap, in a namespace of the test's own.
 #[track_caller]
 fn on_a_tap(name: &str) {
-    for cpus in ["1", "2", "4"] {
-        let Some(network) = Network::new(Link::Tap { queues: 1 }) else { return };
-        let tap = format!("tap0,address={}/24,gateway={HOST}", network.guest());
-        passes(network.command(rumprun_bake()), name, &["--cpus", cpus, "--tap", &tap]);
-    }
-}
-
-#[test]
-fn sqlite() {
-    always("sqlite");
+    let Some(network) = Network::new(Link::Tap { queues: 1 }) else { return };
+    let tap = format!("tap0,address={}/24,gateway={HOST}", network.guest());
+    passes(network.command(rumprun_bake()), name, &["--cpus", "4", "--tap", &tap]);
 }
 
 #[test]
@@ -78,25 +63,36 @@ fn sqlite_keeps_its_database() {
     assert_eq!(fs::metadata(folder.path().join("data/data.img")).expect("the disk").len(), 64 << 20);
 }
 
-#[test]
-fn python_web() {
-    always("python-web");
-    on_a_tap("python-web");
+/// On user networking, with the recipe's own number of CPUs.
+macro_rules! checks {
+    ($($test:ident: $name:literal,)*) => {
+        $(
+            #[test]
+            fn $test() {
+                passes(Command::new(rumprun_bake()), $name, &[]);
+            }
+        )*
+    };
+}
+
+checks! {
+    go_web: "go-web",
+    haproxy: "haproxy",
+    iperf3: "iperf3",
+    lighttpd: "lighttpd",
+    memcached: "memcached",
+    netpipe: "netpipe",
+    nfs_ganesha: "nfs-ganesha",
+    nginx: "nginx",
+    ping: "ping",
+    postgresql: "postgresql",
+    python_web: "python-web",
+    redis: "redis",
+    rust_web: "rust-web",
+    sqlite: "sqlite",
 }
 
 #[test]
-fn go_web() {
-    always("go-web");
-    on_a_tap("go-web");
-}
-
-#[test]
-fn rust_web() {
-    always("rust-web");
-    on_a_tap("rust-web");
-}
-
-#[test]
-fn ping() {
-    always("ping");
+fn small_servers_on_a_tap() {
+    ["go-web", "python-web", "rust-web"].into_iter().for_each(on_a_tap);
 }

@@ -62,13 +62,3 @@ fn work(link: Link, cpus: usize) {
 fn two_cpus_on_a_tap() {
     work(Link::Tap { queues: 2 }, 2);
 }
-
-#[test]
-fn one_cpu_on_user_networking() {
-    work(Link::User, 1);
-}
-
-#[test]
-fn four_cpus_on_a_tap() {
-    work(Link::Tap { queues: 4 }, 4);
-}

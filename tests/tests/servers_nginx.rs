@@ -3,7 +3,9 @@
 use std::{fmt::Write, fs, path::Path, process::Stdio};
 
 use tests::{
-    Guest, needs,
+    Guest,
+    clients::{ab, curl, wrk},
+    needs,
     network::Link,
     recipe::{Server, image_with},
     scratch,
@@ -47,10 +49,10 @@ fn boot(link: Link, cpus: usize) -> Option<Server> {
     Some(server)
 }
 
-/// The URLs of all small files, and where curl writes them: to its output, one after the other.
+/// The URLs of all small files but the first; curl writes them to its output, one after the other.
 fn urls_of_small_files(base: &str) -> String {
     let mut urls = String::new();
-    for index in 0..SMALL_FILES {
+    for index in 1..SMALL_FILES {
         writeln!(urls, "url = \"{base}/small/{index}\"").expect("memory");
     }
     urls
@@ -60,10 +62,9 @@ fn urls_of_small_files(base: &str) -> String {
 fn fetch_small_files(server: &Server, name: &str, base: &str, options: &[&str]) {
     let list = scratch().join(format!("small-{name}-{}", std::process::id()));
     fs::write(&list, urls_of_small_files(base)).expect("a scratch file");
-    let mut arguments = vec!["--silent", "--show-error", "--fail", "--insecure"];
-    arguments.extend(options);
-    arguments.extend(["--config", list.to_str().expect("UTF-8")]);
-    let got = server.bytes("curl", arguments);
+    let first = format!("{base}/small/0");
+    let options = [options, &["--config", list.to_str().expect("UTF-8")]].concat();
+    let got = curl(server, &first, &options);
     let expected: String = (0..SMALL_FILES).map(small_file).collect();
     assert!(got == expected.as_bytes(), "{} bytes instead of {}", got.len(), expected.len());
     fs::remove_file(list).expect("ours");
@@ -74,57 +75,17 @@ fn fetch_megabyte(server: &Server) {
     let (plain, secure) =
         (format!("http://{}/megabyte", server.at(80)), format!("https://{}/megabyte", server.at(443)));
     for (options, url) in [(["--http1.1"], &plain), (["--http1.1"], &secure), (["--http2"], &secure)] {
-        let common = ["--silent", "--show-error", "--fail", "--insecure", url];
-        let got = server.bytes("curl", options.into_iter().chain(common));
+        let got = curl(server, url, &options);
         assert!(got == expected, "{options:?} {url}: {} bytes", got.len());
     }
 }
 
-/// The number behind `label` in a client's report.
-fn number(report: &str, label: &str) -> u64 {
-    let rest = report.split(label).nth(1).unwrap_or_else(|| panic!("no {label} in {report}"));
-    let digits: String = rest.trim_start().chars().take_while(char::is_ascii_digit).collect();
-    digits.parse().unwrap_or_else(|_| panic!("no number behind {label} in {report}"))
-}
-
 /// Load by wrk and ab; each response is compared.
 fn load(server: &Server) {
-    // Tests run side by side, each in a thread of its name.
-    let thread = std::thread::current();
-    let test = thread.name().unwrap_or_default();
-    let script = scratch().join(format!("check-{test}-{}.lua", std::process::id()));
-    // `response` runs in each of wrk's threads, `done` in its main program.
-    let text = format!(
-        "local threads = {{}}\n\
-         function setup(thread) table.insert(threads, thread) end\n\
-         function init() good = 0; bad = 0 end\n\
-         function response(status, headers, body)\n\
-           if status == 200 and body == [==[{PAGE}]==] then good = good + 1 else bad = bad + 1 end\n\
-         end\n\
-         function done()\n\
-           local good, bad = 0, 0\n\
-           for _, thread in ipairs(threads) do good = good + thread:get('good'); bad = bad + thread:get('bad') end\n\
-           print('good: ' .. good .. ' bad: ' .. bad)\n\
-         end\n"
-    );
-    fs::write(&script, text).expect("a scratch file");
     let url = format!("http://{}/", server.at(80));
-    let path = script.to_str().expect("UTF-8");
-    let report = server.client("wrk", ["-t2", "-c32", "-d3s", "--timeout", "30s", "-s", path, &url]);
-    assert!(number(&report, "good:") > 100, "{report}");
-    assert_eq!(number(&report, "bad:"), 0, "{report}");
-    assert!(!report.contains("Socket errors"), "{report}");
-    for options in [&["-n", "1000", "-c", "10"][..], &["-n", "3000", "-c", "20", "-k"]] {
-        let report = server.client("ab", options.iter().copied().chain(["-q", url.as_str()]));
-        assert_eq!(
-            number(&report, "Complete requests:"),
-            options[1].parse::<u64>().expect("a number"),
-            "{report}"
-        );
-        assert_eq!(number(&report, "Failed requests:"), 0, "{report}");
-        assert!(!report.contains("Non-2xx"), "{report}");
-    }
-    fs::remove_file(script).expect("ours");
+    wrk(server, &url, 3, 32, PAGE);
+    ab(server, &url, 1000, 10, false);
+    ab(server, &url, 3000, 20, true);
 }
 
 #[test]

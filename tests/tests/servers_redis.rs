@@ -1,15 +1,15 @@
 //! Redis from its recipe: pipelining, publish and subscribe, snapshots by fork, and a disk that survives power cuts.
 
 use std::{
-    fmt::Write as _,
     io::{BufRead, BufReader, Write},
     net::TcpStream,
     path::Path,
-    process::Stdio,
 };
 
 use tests::{
-    Guest, needs,
+    Guest,
+    clients::{redis, redis_benchmark, redis_pipe},
+    needs,
     network::Link,
     recipe::{Server, blank_disk, image},
 };
@@ -33,9 +33,7 @@ fn boot(link: Link, cpus: usize, disk: &Path) -> Option<Server> {
 }
 
 fn cli(server: &Server, words: &[&str]) -> String {
-    let (host, port) = server.address(PORT);
-    let options = ["-e", "-h", &host, "-p", &port];
-    server.client("redis-cli", options.iter().chain(words)).trim_end().to_owned()
+    redis(server, PORT, words)
 }
 
 /// The value of a line of INFO.
@@ -46,30 +44,10 @@ fn info(server: &Server, section: &str, key: &str) -> String {
 }
 
 fn benchmark(server: &Server) {
-    let (host, port) = server.address(PORT);
-    for pipeline in ["1", "16"] {
-        let options = ["-h", &host, "-p", &port, "-n", "5000", "-c", "20", "-P", pipeline, "-d", "100"];
-        let tests = ["--csv", "-t", "set,get,incr,lpush,lpop,sadd,hset,zadd,lrange_100,mset"];
-        let report = server.client("redis-benchmark", options.iter().chain(&tests));
-        assert!(report.lines().count() >= 10 && !report.contains("rror"), "{report}");
+    for pipeline in [1, 16] {
+        let kinds = "set,get,incr,lpush,lpop,sadd,hset,zadd,lrange_100,mset";
+        redis_benchmark(server, PORT, 5000, pipeline, kinds);
     }
-}
-
-/// `redis-cli --pipe`: many commands without waiting, each reply counted.
-fn pipeline(server: &Server, count: usize) {
-    let (host, port) = server.address(PORT);
-    let mut commands = String::new();
-    for index in 0..count {
-        write!(commands, "SET pipe:{index} {}\r\n", index * 3).expect("memory");
-    }
-    let mut command = server.command("redis-cli");
-    command.args(["-h", &host, "-p", &port, "--pipe"]).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut child = command.spawn().expect("ip starts");
-    child.stdin.take().expect("a pipe").write_all(commands.as_bytes()).expect("redis-cli reads");
-    let output = child.wait_with_output().expect("a child");
-    let report = String::from_utf8_lossy(&output.stdout);
-    assert!(report.contains(&format!("errors: 0, replies: {count}")), "{report}");
-    assert_eq!(cli(server, &["GET", &format!("pipe:{}", count - 1)]), ((count - 1) * 3).to_string());
 }
 
 fn publish_and_subscribe(server: &Server) {
@@ -105,7 +83,7 @@ fn publish_and_subscribe(server: &Server) {
 fn snapshot(server: &Server) {
     let before = info(server, "persistence", "rdb_saves");
     cli(server, &["BGSAVE"]);
-    pipeline(server, 2000);
+    redis_pipe(server, PORT, 2000);
     let wait = || (info(server, "persistence", "rdb_bgsave_in_progress") == "0").then_some(());
     while wait().is_none() {}
     assert_eq!(info(server, "persistence", "rdb_last_bgsave_status"), "ok");
@@ -123,7 +101,7 @@ fn two_cpus_on_a_tap() {
     let disk = blank_disk(256);
     let Some(server) = boot(Link::Tap { queues: 2 }, 2, disk.path()) else { return };
     benchmark(&server);
-    pipeline(&server, 20_000);
+    redis_pipe(&server, PORT, 20_000);
     publish_and_subscribe(&server);
     snapshot(&server);
 }
@@ -133,7 +111,7 @@ fn four_cpus_on_user_networking() {
     needs!("redis-cli", "redis-benchmark");
     let disk = blank_disk(256);
     let Some(server) = boot(Link::User, 4, disk.path()) else { return };
-    pipeline(&server, 5000);
+    redis_pipe(&server, PORT, 5000);
     publish_and_subscribe(&server);
     snapshot(&server);
 }
@@ -151,7 +129,7 @@ fn what_it_acknowledged_survives_power_cuts() {
         }
         assert_eq!(cli(&server, &["CONFIG", "SET", "appendfsync", "always"]), "OK");
         keys = 1000 * round;
-        pipeline(&server, keys);
+        redis_pipe(&server, PORT, keys);
         if round == 2 {
             snapshot(&server);
             // Its pipeline of 2000 keys.

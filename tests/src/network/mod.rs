@@ -265,11 +265,9 @@ impl Network {
             }
             assert!(
                 running.is_running() && start.elapsed() < PATIENCE,
-                "waited {:.1} s for {what}, guest running: {}\n--- console\n{}\n--- messages\n{}",
+                "waited {:.1} s for {what}, guest running: {}",
                 start.elapsed().as_secs_f32(),
-                running.is_running(),
-                running.console(),
-                running.messages()
+                running.is_running()
             );
             std::thread::sleep(POLL);
         }
