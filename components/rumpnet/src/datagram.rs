@@ -16,6 +16,8 @@ use crate::{
 
 /// What a datagram costs of the buffer besides its bytes.
 const OVERHEAD: usize = 512;
+/// The most datagrams that are joined to one, as on Linux.
+const JOINED: usize = 64;
 /// Payloads up to this size share pages.
 const SMALL: usize = 1024;
 
@@ -145,6 +147,33 @@ impl DatagramQueue {
         Some(datagram)
     }
 
+    /// Joins datagrams that follow `first` in its flow and have its size, the last perhaps less, to it, up to `most`
+    /// bytes in all (UDP_GRO).
+    pub fn join(&self, first: &mut Datagram, most: usize) {
+        let size = first.data.len();
+        let mut waiting = self.waiting.lock();
+        for _ in 1..JOINED {
+            let Some(next) = waiting.datagrams.front() else { break };
+            let length = next.data.len();
+            let (one, other) = (&first.metadata, &next.metadata);
+            let same_flow = matches!((&first.source, &next.source), (Address::Internet(one), Address::Internet(other)) if one == other)
+                && (one.destination, one.port, one.interface)
+                    == (other.destination, other.port, other.interface)
+                && (one.hop_limit, one.traffic_class) == (other.hop_limit, other.traffic_class);
+            if !same_flow || length == 0 || length > size || first.data.len() + length > most.min(65_507) {
+                break;
+            }
+            let Some(next) = waiting.datagrams.pop_front() else { break };
+            waiting.cost -= next.cost();
+            first.metadata.segment_size = size as u16;
+            first.data.append(next.data);
+            if length < size {
+                break;
+            }
+        }
+        self.count.store(waiting.datagrams.len(), Ordering::Release);
+    }
+
     /// Whether nothing waits.
     #[inline]
     pub fn is_empty(&self) -> bool {
@@ -212,6 +241,34 @@ mod tests {
         assert_eq!(queue.take(false).unwrap().data.first(), b"first");
         assert!(queue.take(false).unwrap().data.is_empty());
         assert!(queue.take(false).is_none() && queue.used() == 0);
+    }
+
+    #[test]
+    fn datagrams_of_a_flow_are_joined() {
+        let queue = DatagramQueue::default();
+        let from = |port, bytes: &[u8]| Datagram {
+            source: Address::Internet(core::net::SocketAddr::from(([10, 0, 0, 1], port))),
+            ..datagram(bytes)
+        };
+        for (port, bytes) in [(1, b"aaa"), (1, b"bbb"), (1, b"ccc")] {
+            assert!(queue.push(from(port, bytes), 100_000));
+        }
+        for (port, bytes) in [(1, &b"dd"[..]), (1, b"eee"), (2, b"fff"), (1, b"gggg")] {
+            assert!(queue.push(from(port, bytes), 100_000));
+        }
+        let next = |most| {
+            let mut first = queue.take(false).unwrap();
+            queue.join(&mut first, most);
+            let mut bytes = vec![0; first.data.len()];
+            first.data.copy_to(0, &mut bytes);
+            (bytes, first.metadata.segment_size)
+        };
+        assert_eq!(next(8), (b"aaabbb".to_vec(), 3));
+        assert_eq!(next(1000), (b"cccdd".to_vec(), 3));
+        assert_eq!(next(1000), (b"eee".to_vec(), 0));
+        assert_eq!(next(1000), (b"fff".to_vec(), 0));
+        assert_eq!(next(1000), (b"gggg".to_vec(), 0));
+        assert!(queue.is_empty() && queue.used() == 0);
     }
 
     #[test]

@@ -14,11 +14,23 @@ use rumpuser::sync::SpinLock;
 
 use crate::tcp::hash;
 
-/// The first port that is given out when none is asked for (`net.ipv4.ip_local_port_range`).
-pub const EPHEMERAL_FIRST: u16 = 32768;
-/// The last one.
-pub const EPHEMERAL_LAST: u16 = 60999;
-const EPHEMERAL_COUNT: u32 = EPHEMERAL_LAST as u32 - EPHEMERAL_FIRST as u32 + 1;
+/// The ports that are given out when none is asked for (`net.ipv4.ip_local_port_range`): first and last.
+static EPHEMERAL: AtomicU32 = AtomicU32::new(32_768 << 16 | 60_999);
+
+/// The first and the last port that are given out when none is asked for.
+pub fn ephemeral() -> (u16, u16) {
+    let range = EPHEMERAL.load(Ordering::Relaxed);
+    ((range >> 16) as u16, range as u16)
+}
+
+/// Sets them. EINVAL if there are none.
+pub fn set_ephemeral(first: u16, last: u16) -> Result<()> {
+    if first == 0 || first > last {
+        return Err(Errno::EINVAL);
+    }
+    EPHEMERAL.store(u32::from(first) << 16 | u32::from(last), Ordering::Relaxed);
+    Ok(())
+}
 
 /// A port belongs to one of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,13 +206,13 @@ fn start(local: IpAddr, remote: Option<SocketAddr>) -> u32 {
     };
     let sum = hash::keyed(&[low, high, remote_words[0], remote_words[1], u64::from(remote_port)]);
     let used = USED[(sum >> 60) as usize].fetch_add(1, Ordering::Relaxed);
-    (sum as u32 % EPHEMERAL_COUNT).wrapping_add(used)
+    (sum as u32 >> 1).wrapping_add(used)
 }
 
 fn search(first: u32, mut try_port: impl FnMut(u16) -> Option<Arc<Binding>>) -> Option<Arc<Binding>> {
-    (0..EPHEMERAL_COUNT)
-        .map(|step| EPHEMERAL_FIRST + (first.wrapping_add(step) % EPHEMERAL_COUNT) as u16)
-        .find_map(&mut try_port)
+    let (lowest, highest) = ephemeral();
+    let count = u32::from(highest - lowest) + 1;
+    (0..count).map(|step| lowest + (first.wrapping_add(step) % count) as u16).find_map(&mut try_port)
 }
 
 /// Binds an address and port. EADDRINUSE if another binding stands in the way, or with port 0, if no port is free.
@@ -309,7 +321,8 @@ mod tests {
         for _ in 0..200 {
             let binding =
                 bind_connection(&request("10.0.0.1:0"), remote, |port| seen.contains(&port)).unwrap();
-            assert!((EPHEMERAL_FIRST..=EPHEMERAL_LAST).contains(&binding.port()));
+            let (first, last) = ephemeral();
+            assert!((first..=last).contains(&binding.port()));
             seen.push(binding.port());
             bindings.push(binding);
         }

@@ -8,7 +8,7 @@ use alloc::{
 };
 use core::{
     any::Any,
-    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
 };
 
 use hashbrown::HashMap;
@@ -104,6 +104,8 @@ type Key = (i32, usize);
 pub struct Epoll {
     ready: Arc<Ready>,
     interests: Mutex<HashMap<Key, Arc<Interest>>>,
+    /// Interests that were removed while queued. They leave the queue in their turn, or all at once when they are many.
+    removed: AtomicUsize,
     /// The epolls that watch this one; changed with [`NESTED`] held.
     watchers: Mutex<Vec<Weak<Epoll>>>,
     myself: Weak<Epoll>,
@@ -131,6 +133,7 @@ impl Epoll {
         Arc::new_cyclic(|myself| Epoll {
             ready: Arc::default(),
             interests: Mutex::default(),
+            removed: AtomicUsize::new(0),
             watchers: Mutex::default(),
             myself: myself.clone(),
         })
@@ -175,10 +178,9 @@ impl Epoll {
                 queued: AtomicBool::new(false),
             });
             interests.insert(key(descriptor, file), interest.clone());
-            // An interest is queued once at most: with room for all of them, a notification never allocates.
-            let mut queue = self.ready.queue.lock();
-            let missing = (interests.len() + 1).saturating_sub(queue.len());
-            queue.reserve(missing);
+            // An interest is queued once at most: with room for all of them, beside what is queued and perhaps
+            // removed, a notification never allocates.
+            self.ready.queue.lock().reserve(interests.len() + 1);
             interest
         };
         if let Some(target) = target {
@@ -236,17 +238,32 @@ impl Epoll {
 
     fn forget(&self, interest: &Arc<Interest>) {
         let removed = self.interests.lock().remove(&(interest.descriptor, interest.file.as_ptr().addr()));
-        self.unqueue(interest);
-        drop(removed);
+        if removed.is_some() {
+            self.unqueue(interest);
+        }
     }
 
-    fn unqueue(&self, interest: &Arc<Interest>) {
+    /// An interest is removed. It stays in the queue, where a search for it would take long.
+    fn unqueue(&self, interest: &Interest) {
         if interest.queued.load(Ordering::SeqCst) {
-            let mut queue = self.ready.queue.lock();
-            if let Some(index) = queue.iter().position(|other| Arc::ptr_eq(other, interest)) {
-                let removed = queue.remove(index);
-                drop(queue);
-                drop(removed);
+            let removed = self.removed.fetch_add(1, Ordering::Relaxed);
+            if removed > self.interests.lock().len() + 64 {
+                self.sweep();
+            }
+        }
+    }
+
+    /// Takes removed interests out of the queue.
+    fn sweep(&self) {
+        self.removed.store(0, Ordering::Relaxed);
+        let mut left = self.ready.queue.lock().len();
+        while left > 0 {
+            let Some(interest) = self.ready.queue.lock().pop_front() else { break };
+            left -= 1;
+            interest.queued.store(false, Ordering::SeqCst);
+            let lives = interest.mask() != 0 && interest.file.strong_count() > 0;
+            if lives && !interest.queued.swap(true, Ordering::SeqCst) {
+                self.ready.queue.lock().push_back(interest);
             }
         }
     }
@@ -463,6 +480,29 @@ mod tests {
         drop(reader);
         assert_eq!(epoll.interests().len(), 1);
         assert_eq!(epoll.wait(8, 0), Ok(vec![(OUT | Events::ERR.bits(), 2)]));
+    }
+
+    #[test]
+    fn interests_that_were_removed_do_not_pile_up() {
+        let (_reader, writer) = pipe();
+        let epoll = Epoll::new();
+        epoll.add(3, &writer, setting(OUT, 3)).unwrap();
+        for descriptor in 4..1000 {
+            epoll.add(descriptor, &writer, setting(OUT, 4)).unwrap();
+            epoll.delete(descriptor, &writer).unwrap();
+        }
+        assert!(epoll.ready.queue.lock().len() < 100);
+        assert_eq!(epoll.wait(8, 0), Ok(vec![(OUT, 3)]));
+    }
+
+    #[test]
+    fn everything_ready_is_reported_at_once() {
+        let (_reader, writer) = pipe();
+        let epoll = Epoll::new();
+        for descriptor in 0..3000 {
+            epoll.add(descriptor, &writer, setting(OUT, 0)).unwrap();
+        }
+        assert_eq!(epoll.wait(5000, 0).unwrap().len(), 3000);
     }
 
     #[test]

@@ -15,8 +15,6 @@ use super::{
 
 /// Bytes in `struct epoll_event`, which is packed on x86-64.
 const EVENT_SIZE: usize = 12;
-/// Reports fetched at a time; more are left for the next call.
-const BATCH: usize = 512;
 
 /// epoll_ctl(2).
 pub fn epoll_ctl(task: &Task, epoll: i32, operation: i32, descriptor: i32, event: usize) -> Result<usize> {
@@ -55,7 +53,7 @@ fn wait(task: &Task, descriptor: i32, events: usize, most: i32, deadline: u64) -
     }
     let file = task.files().get_io(descriptor)?;
     let epoll = file.downcast::<Epoll>().ok_or(Errno::EINVAL)?;
-    let reports = epoll.wait(most.min(BATCH), deadline)?;
+    let reports = epoll.wait(most, deadline)?;
     for (index, &(ready, data)) in reports.iter().enumerate() {
         let mut bytes = [0; EVENT_SIZE];
         bytes[..4].copy_from_slice(&ready.to_le_bytes());

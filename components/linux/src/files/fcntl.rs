@@ -11,6 +11,7 @@ use crate::{limits::Resource, task::Task, user::UserPtr};
 use super::{
     locks::{self, Flock},
     open_file::OpenFile,
+    signal_io::{OWNER_GROUP, OWNER_PROCESS, OWNER_TASK},
 };
 
 const F_DUPFD: i32 = 0;
@@ -44,9 +45,6 @@ const F_SET_FILE_RW_HINT: i32 = 1038;
 const FD_CLOEXEC: usize = 1;
 const F_UNLCK: usize = 2;
 const CAP_SYS_RESOURCE: u32 = 24;
-const F_OWNER_TID: i32 = 0;
-const F_OWNER_PID: i32 = 1;
-const F_OWNER_PGRP: i32 = 2;
 
 /// `struct f_owner_ex`.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable)]
@@ -86,7 +84,9 @@ pub fn fcntl(task: &Task, descriptor: i32, command: i32, argument: usize) -> Res
     }
     match command {
         F_SETFL => {
-            file.set_flags(OpenFlags::from_bits_truncate(argument as u32));
+            let flags = OpenFlags::from_bits_truncate(argument as u32);
+            file.set_flags(flags);
+            file.signals.set_flags(&**file.file(), flags, descriptor);
             Ok(0)
         }
         F_GETLK | F_OFD_GETLK => {
@@ -100,32 +100,26 @@ pub fn fcntl(task: &Task, descriptor: i32, command: i32, argument: usize) -> Res
             let wait = matches!(command, F_SETLKW | F_OFD_SETLKW);
             locks::set(task, &file, flock, by_description, wait).map(|()| 0)
         }
-        F_SETOWN => set_owner(&file, argument as i32),
-        F_GETOWN => {
-            let owner = file.owner();
-            let id = if owner.kind == F_OWNER_PGRP { owner.id.wrapping_neg() } else { owner.id };
-            Ok(id as isize as usize)
-        }
+        F_SETOWN => set_owner(task, &file, argument as i32).map(|()| 0),
+        F_GETOWN => Ok(owner_number(&file) as isize as usize),
         F_SETOWN_EX => {
             let owner = UserPtr::<OwnerEx>::new(argument).read()?;
-            if !(F_OWNER_TID..=F_OWNER_PGRP).contains(&owner.kind) {
+            if !(OWNER_TASK..=OWNER_GROUP).contains(&owner.kind) {
                 return Err(Errno::EINVAL);
             }
-            check_exists(owner.kind, owner.id)?;
-            file.set_owner(|current| (current.kind, current.id) = (owner.kind, owner.id));
-            Ok(0)
+            set_owner_of(task, &file, owner.kind, owner.id).map(|()| 0)
         }
         F_GETOWN_EX => {
-            let owner = file.owner();
+            let owner = file.signals.owner();
             UserPtr::new(argument).write(&OwnerEx { kind: owner.kind, id: owner.id }).map(|()| 0)
         }
         F_SETSIG => {
             let signal = i32::try_from(argument).ok().filter(|signal| (0..=64).contains(signal));
             let signal = signal.ok_or(Errno::EINVAL)?;
-            file.set_owner(|current| current.signal = signal);
+            file.signals.set_owner(&**file.file(), |current| current.signal = signal);
             Ok(0)
         }
-        F_GETSIG => Ok(file.owner().signal as usize),
+        F_GETSIG => Ok(file.signals.owner().signal as usize),
         F_GETLEASE => Ok(F_UNLCK),
         F_SETLEASE if argument == F_UNLCK => Err(Errno::EAGAIN),
         F_SETPIPE_SZ => {
@@ -162,18 +156,33 @@ fn check_exists(kind: i32, id: i32) -> Result<()> {
     use crate::registry;
     let exists = match kind {
         _ if id == 0 => true,
-        F_OWNER_TID => registry::task(id).is_some(),
-        F_OWNER_PID => registry::process(id).is_some(),
+        OWNER_TASK => registry::task(id).is_some(),
+        OWNER_PROCESS => registry::process(id).is_some(),
         _ => !registry::group(id).is_empty(),
     };
     if exists { Ok(()) } else { Err(Errno::ESRCH) }
 }
 
-/// F_SETOWN: a process, or minus a group.
-fn set_owner(file: &OpenFile, id: i32) -> Result<usize> {
-    let (kind, id) =
-        if id < 0 { (F_OWNER_PGRP, id.checked_neg().ok_or(Errno::EINVAL)?) } else { (F_OWNER_PID, id) };
+/// The owner as F_SETOWN and the ioctls have it: a process, or minus a group.
+pub(super) fn owner_number(file: &OpenFile) -> i32 {
+    let owner = file.signals.owner();
+    if owner.kind == OWNER_GROUP { owner.id.wrapping_neg() } else { owner.id }
+}
+
+/// See [`owner_number`].
+pub(super) fn set_owner(task: &Task, file: &OpenFile, number: i32) -> Result<()> {
+    if number >= 0 {
+        return set_owner_of(task, file, OWNER_PROCESS, number);
+    }
+    set_owner_of(task, file, OWNER_GROUP, number.checked_neg().ok_or(Errno::EINVAL)?)
+}
+
+fn set_owner_of(task: &Task, file: &OpenFile, kind: i32, id: i32) -> Result<()> {
     check_exists(kind, id)?;
-    file.set_owner(|current| (current.kind, current.id) = (kind, id));
-    Ok(0)
+    let credentials = task.credentials();
+    let set_by = (credentials.uid, credentials.euid);
+    file.signals.set_owner(&**file.file(), |owner| {
+        (owner.kind, owner.id, owner.set_by) = (kind, id, set_by);
+    });
+    Ok(())
 }

@@ -8,12 +8,7 @@ use rumpvfs::{file::OpenFlags, vnode::Kind};
 
 use crate::{task::Task, user::UserPtr};
 
-use super::{
-    context::Names,
-    open::install,
-    open_file::{OpenFile, SignalOwner},
-    socket,
-};
+use super::{context::Names, fcntl, open::install, open_file::OpenFile, socket};
 
 const FIONREAD: u32 = 0x541b;
 const FIONBIO: u32 = 0x5421;
@@ -36,22 +31,17 @@ pub fn ioctl(task: &Task, descriptor: i32, request: u32, argument: usize) -> Res
     match request {
         FIOCLEX | FIONCLEX => task.files().set_close_on_exec(descriptor, request == FIOCLEX)?,
         FIONBIO => file.set_flag(OpenFlags::NON_BLOCKING, int.read()? != 0),
-        FIOASYNC => file.set_flag(OpenFlags::ASYNC, int.read()? != 0),
-        FIOSETOWN | SIOCSPGRP => {
-            let id = int.read()?;
-            let kind = if id < 0 { 2 } else { 1 };
-            let id = id.checked_abs().ok_or(Errno::EINVAL)?;
-            file.set_owner(|owner| *owner = SignalOwner { kind, id, ..*owner });
+        FIOASYNC => {
+            file.set_flag(OpenFlags::ASYNC, int.read()? != 0);
+            file.signals.set_flags(&**file.file(), file.flags(), descriptor);
         }
-        FIOGETOWN | SIOCGPGRP => {
-            let owner = file.owner();
-            int.write(&if owner.kind == 2 { -owner.id } else { owner.id })?;
-        }
+        FIOSETOWN | SIOCSPGRP if is_socket(&file) => fcntl::set_owner(task, &file, int.read()?)?,
+        FIOGETOWN | SIOCGPGRP if is_socket(&file) => int.write(&fcntl::owner_number(&file))?,
         TIOCGPTPEER => {
             let master = file.downcast::<PtyMaster>().ok_or(Errno::ENOTTY)?;
             return open_peer(task, master, OpenFlags::from_bits_truncate(argument as u32));
         }
-        _ if socket::interface::is_ours(request) && rumpnet::socket::of_file(&**file.file()).is_ok() => {
+        _ if socket::interface::is_ours(request) && is_socket(&file) => {
             return socket::interface::ioctl(task, request, argument);
         }
         _ if is_kind(&file, Kind::Regular) => return regular(&file, request, argument),
@@ -66,6 +56,10 @@ fn open_peer(task: &Task, master: &PtyMaster, flags: OpenFlags) -> Result<usize>
     let location = Names::new(task)?.lookup().resolve(path.as_bytes(), true).ok();
     let peer = OpenFile::new(master.peer(flags)?, flags, location);
     install(task, peer, flags.contains(OpenFlags::CLOSE_ON_EXEC))
+}
+
+fn is_socket(file: &OpenFile) -> bool {
+    rumpnet::socket::of_file(&**file.file()).is_ok()
 }
 
 fn is_kind(file: &OpenFile, kind: Kind) -> bool {

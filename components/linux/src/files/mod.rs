@@ -18,6 +18,7 @@ pub mod names;
 pub mod open;
 pub mod open_file;
 pub mod poll;
+pub mod signal_io;
 pub mod signalfd;
 pub mod socket;
 pub mod splice;

@@ -11,7 +11,7 @@ use rumpkern::{
     Errno, Result,
     uio::{Sink, Source},
 };
-use rumpuser::sync::{Mutex, SpinLock};
+use rumpuser::sync::Mutex;
 use rumpvfs::{
     file::{File, OpenFlags},
     mount::Location,
@@ -19,7 +19,7 @@ use rumpvfs::{
     vnode::{Attributes, Kind, Vnode},
 };
 
-use super::epoll::Interest;
+use super::{epoll::Interest, signal_io::Signals};
 
 /// Flags that fcntl(F_SETFL) changes.
 pub const SETTABLE: OpenFlags = OpenFlags::APPEND
@@ -34,17 +34,6 @@ const TRANSIENT: OpenFlags = OpenFlags::CREATE
     .union(OpenFlags::NO_CONTROLLING_TTY)
     .union(OpenFlags::TRUNCATE)
     .union(OpenFlags::CLOSE_ON_EXEC);
-
-/// Who is told of SIGIO and SIGURG (F_SETOWN and its kin).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct SignalOwner {
-    /// `F_OWNER_*`: 0 thread, 1 process, 2 group.
-    pub kind: i32,
-    /// Its identifier; 0 is nobody.
-    pub id: i32,
-    /// F_SETSIG.
-    pub signal: i32,
-}
 
 /// What stat(2) says of files that are nothing but a descriptor (epoll, eventfd).
 const ANONYMOUS: Attributes = Attributes {
@@ -72,7 +61,8 @@ pub struct OpenFile {
     seekable: bool,
     position: Mutex<u64>,
     location: Option<Location>,
-    owner: SpinLock<SignalOwner>,
+    /// Who is told of changes by signals.
+    pub(super) signals: Signals,
     /// The epoll interests in it.
     watchers: Mutex<Vec<Weak<Interest>>>,
     /// Locks of the description (flock(2), F_OFD_SETLK) may be held.
@@ -89,7 +79,7 @@ impl OpenFile {
             seekable,
             position: Mutex::new(0),
             location,
-            owner: SpinLock::new(SignalOwner::default()),
+            signals: Signals::default(),
             watchers: Mutex::new(Vec::new()),
             flocked: AtomicBool::new(false),
         })
@@ -177,16 +167,6 @@ impl OpenFile {
         }
     }
 
-    /// Who is signalled.
-    pub fn owner(&self) -> SignalOwner {
-        *self.owner.lock()
-    }
-
-    /// Changes who is signalled.
-    pub fn set_owner(&self, change: impl FnOnce(&mut SignalOwner)) {
-        change(&mut self.owner.lock());
-    }
-
     /// Reads at the position, which moves.
     #[inline]
     pub fn read(&self, sink: &mut Sink<'_>) -> Result<usize> {
@@ -272,6 +252,7 @@ impl Drop for OpenFile {
                 interest.file_closed(&*self.file);
             }
         }
+        self.signals.close(&*self.file);
         if *self.flocked.get_mut() {
             super::locks::release_description_locks(self);
         }

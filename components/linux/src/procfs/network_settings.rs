@@ -1,18 +1,20 @@
 //! /proc/sys/net. What the stack asks for can be changed; the rest is kept, for programs that write and read back.
 
-use alloc::{format, vec::Vec};
+use alloc::{
+    format,
+    string::{String, ToString},
+    vec::Vec,
+};
 use core::sync::atomic::{AtomicI32, AtomicU16, AtomicUsize, Ordering::Relaxed};
 
 use rumpkern::{Errno, Result};
 use rumpnet::{
     base::limits,
     inet::{self, options::DEFAULT_HOPS},
-    ports::{EPHEMERAL_FIRST, EPHEMERAL_LAST},
+    ports,
     raw::PING_GROUPS,
-    tcp::{
-        control::{RECEIVE_BUFFER, RECEIVE_BUFFER_LIMIT, SEND_BUFFER, SEND_BUFFER_LIMIT},
-        listener::BACKLOG_LIMIT,
-    },
+    tcp::{Algorithm, listener::BACKLOG_LIMIT, tunables},
+    unix::DATAGRAMS,
 };
 use rumpvfs::generated::{Entry, Fixed};
 
@@ -67,8 +69,49 @@ fn all_families() -> Entry {
     )
 }
 
-fn triple(least: u64, first: u64, most: u64) -> Entry {
-    Entry::text(move || format!("{least}\t{first}\t{most}\n").into_bytes())
+/// Several numbers in a line.
+fn numbers<const COUNT: usize>(
+    read: impl Fn() -> [u32; COUNT] + Send + Sync + 'static,
+    write: impl Fn([u32; COUNT]) -> Result<()> + Send + Sync + 'static,
+) -> Entry {
+    Entry::writable(
+        move || {
+            let words: Vec<String> = read().iter().map(u32::to_string).collect();
+            Ok(format!("{}\n", words.join("\t")).into_bytes())
+        },
+        move |text| {
+            let text = core::str::from_utf8(text).map_err(|_| Errno::EINVAL)?;
+            let numbers: Vec<u32> = text
+                .split_whitespace()
+                .map(|word| word.parse().map_err(|_| Errno::EINVAL))
+                .collect::<Result<_>>()?;
+            write(numbers.try_into().map_err(|_| Errno::EINVAL)?)
+        },
+    )
+}
+
+/// `tcp_rmem` and `tcp_wmem`.
+fn sizes(sizes: &'static tunables::Sizes) -> Entry {
+    numbers(
+        || [0, 1, 2].map(|index| sizes[index].load(Relaxed)),
+        |new| {
+            if new.iter().any(|&size| size == 0 || size > i32::MAX as u32) {
+                return Err(Errno::EINVAL);
+            }
+            sizes.iter().zip(new).for_each(|(size, new)| size.store(new, Relaxed));
+            Ok(())
+        },
+    )
+}
+
+fn congestion_control() -> Entry {
+    Entry::writable(
+        || Ok(format!("{}\n", tunables::algorithm().name()).into_bytes()),
+        |text| {
+            tunables::set_algorithm(Algorithm::from_name(text.trim_ascii()).ok_or(Errno::ENOENT)?);
+            Ok(())
+        },
+    )
 }
 
 fn hops() -> Entry {
@@ -98,18 +141,12 @@ fn first_unprivileged_port() -> Entry {
 
 /// The groups whose members may make ping sockets.
 fn ping_groups() -> Entry {
-    Entry::writable(
+    numbers(
         || {
             let range = PING_GROUPS.load(Relaxed);
-            Ok(format!("{}\t{}\n", range >> 32, range as u32).into_bytes())
+            [(range >> 32) as u32, range as u32]
         },
-        |text| {
-            let text = core::str::from_utf8(text).map_err(|_| Errno::EINVAL)?;
-            let numbers: Vec<u32> = text
-                .split_whitespace()
-                .map(|word| word.parse().map_err(|_| Errno::EINVAL))
-                .collect::<Result<_>>()?;
-            let [first, last] = numbers[..] else { return Err(Errno::EINVAL) };
+        |[first, last]| {
             PING_GROUPS.store(u64::from(first) << 32 | u64::from(last), Relaxed);
             Ok(())
         },
@@ -126,48 +163,42 @@ fn ipv4() -> Entry {
         ("ip_forward", 0),
         ("ip_no_pmtu_disc", 0),
         ("ip_nonlocal_bind", 0),
-        ("tcp_abort_on_overflow", 0),
         ("tcp_autocorking", 0),
-        ("tcp_ecn", 2),
-        ("tcp_fastopen", 0),
-        ("tcp_fin_timeout", 60),
-        ("tcp_keepalive_intvl", 75),
-        ("tcp_keepalive_probes", 9),
-        ("tcp_keepalive_time", 7200),
         ("tcp_max_orphans", 16384),
-        ("tcp_max_syn_backlog", 1024),
-        ("tcp_max_tw_buckets", 32768),
-        ("tcp_moderate_rcvbuf", 1),
         ("tcp_mtu_probing", 0),
         ("tcp_no_metrics_save", 1),
-        ("tcp_notsent_lowat", 4_294_967_295),
         ("tcp_orphan_retries", 0),
         ("tcp_retries1", 3),
-        ("tcp_retries2", 15),
         ("tcp_rfc1337", 0),
-        ("tcp_sack", 1),
-        ("tcp_slow_start_after_idle", 1),
-        ("tcp_syn_retries", 6),
-        ("tcp_synack_retries", 5),
-        ("tcp_syncookies", 1),
-        ("tcp_timestamps", 1),
         ("tcp_tw_reuse", 2),
-        ("tcp_window_scaling", 1),
     ];
     let mut fixed = Fixed::new()
         .with("ip_default_ttl", hops())
         .with(
             "ip_local_port_range",
-            Entry::text(|| format!("{EPHEMERAL_FIRST}\t{EPHEMERAL_LAST}\n").into_bytes()),
+            numbers(
+                || {
+                    let (first, last) = ports::ephemeral();
+                    [u32::from(first), u32::from(last)]
+                },
+                |[first, last]| {
+                    let port = |number| u16::try_from(number).map_err(|_| Errno::EINVAL);
+                    ports::set_ephemeral(port(first)?, port(last)?)
+                },
+            ),
         )
         .with("ip_local_reserved_ports", Entry::constant("\n"))
         .with("ip_unprivileged_port_start", first_unprivileged_port())
         .with("ping_group_range", ping_groups())
         .with("tcp_allowed_congestion_control", Entry::constant("reno cubic\n"))
         .with("tcp_available_congestion_control", Entry::constant("reno cubic\n"))
-        .with("tcp_congestion_control", Entry::constant("cubic\n"))
-        .with("tcp_rmem", triple(4096, RECEIVE_BUFFER.into(), RECEIVE_BUFFER_LIMIT.into()))
-        .with("tcp_wmem", triple(4096, SEND_BUFFER.into(), SEND_BUFFER_LIMIT.into()));
+        .with("tcp_congestion_control", congestion_control())
+        .with("tcp_rmem", sizes(&tunables::RECEIVE_BUFFER))
+        .with("tcp_wmem", sizes(&tunables::SEND_BUFFER));
+    for &tunable in tunables::ALL {
+        let write = |value| if tunable.set(value) { Ok(()) } else { Err(Errno::EINVAL) };
+        fixed.add(tunable.name, setting(|| tunable.get().into(), write));
+    }
     for (name, value) in kept {
         fixed.add(name, number(value));
     }
@@ -193,7 +224,7 @@ fn ipv6() -> Entry {
 
 /// The directory.
 pub(super) fn directory() -> Entry {
-    let unix = Fixed::new().with("max_dgram_qlen", number(512));
+    let unix = Fixed::new().with("max_dgram_qlen", size(&DATAGRAMS));
     Entry::directory(
         Fixed::new()
             .with("core", all_families())

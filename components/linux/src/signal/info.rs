@@ -62,6 +62,12 @@ impl SignalInfo {
         SignalInfo { signal: SIGCHLD, code, fields, ..Default::default() }
     }
 
+    /// A file's state changed (SIGIO, F_SETSIG): `POLL_*`, `POLL*`, the descriptor.
+    pub fn file(signal: u32, code: i32, band: u32, descriptor: i32) -> Self {
+        let fields = [u64::from(band), u64::from(descriptor as u32), 0, 0];
+        SignalInfo { signal, code, fields, ..Default::default() }
+    }
+
     /// A POSIX timer expired.
     pub fn timer(signal: u32, timer: i32, overrun: i32, value: u64) -> Self {
         let which = u64::from(timer as u32) | u64::from(overrun as u32) << 32;

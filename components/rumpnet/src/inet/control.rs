@@ -208,8 +208,14 @@ impl Wishes {
                     0 => return Err(Errno::EINVAL),
                     hops => wishes.hop_limit = Some(hops),
                 },
-                (level::IP, name4::TOS) | (level::IPV6, name6::TCLASS) => {
-                    wishes.traffic_class = Some(byte(data)?);
+                (level::IP, name4::TOS) => wishes.traffic_class = Some(byte(data)?),
+                (level::IPV6, name6::TCLASS) => {
+                    // -1 is what the socket has.
+                    wishes.traffic_class = match data[..].try_into().ok().map(i32::from_ne_bytes) {
+                        Some(-1) => None,
+                        Some(class) => Some(u8::try_from(class).map_err(|_| Errno::EINVAL)?),
+                        None => return Err(Errno::EINVAL),
+                    };
                 }
                 (level::IPV6, name6::PKTINFO | name6::PKTINFO2292) => {
                     let octets = data.first_chunk::<16>().ok_or(Errno::EINVAL)?;

@@ -53,6 +53,8 @@ pub struct MessageCore {
     names: SpinLock<Names>,
     /// How to reach the connected address.
     route: SpinLock<Option<Arc<Route>>>,
+    /// UDP_GRO.
+    pub joins: AtomicBool,
     shut_receive: AtomicBool,
     shut_send: AtomicBool,
 }
@@ -67,6 +69,7 @@ impl MessageCore {
             queue: DatagramQueue::default(),
             names: SpinLock::new(Names { local: unspecified(domain), remote: None, chosen: false }),
             route: SpinLock::new(None),
+            joins: AtomicBool::new(false),
             shut_receive: AtomicBool::new(false),
             shut_send: AtomicBool::new(false),
         }
@@ -246,8 +249,12 @@ impl MessageCore {
             return Err(Errno::EOPNOTSUPP);
         }
         let peek = flags.contains(MessageFlags::PEEK);
+        let room = sink.remaining();
         let look = || {
-            if let Some(datagram) = self.queue.take(peek) {
+            if let Some(mut datagram) = self.queue.take(peek) {
+                if !peek && self.joins.load(Ordering::Relaxed) {
+                    self.queue.join(&mut datagram, room);
+                }
                 return Some(Ok(Some(datagram)));
             }
             if let Err(error) = self.base.take_error() {

@@ -7,6 +7,7 @@ use rumpkern::{Errno, Result};
 use super::{
     Answer,
     message::{Message, flag},
+    unix_diagnostics,
 };
 use crate::{
     socket::Domain,
@@ -14,7 +15,7 @@ use crate::{
 };
 
 /// SOCK_DIAG_BY_FAMILY.
-const BY_FAMILY: u16 = 20;
+pub(super) const BY_FAMILY: u16 = 20;
 /// TCPDIAG_GETSOCK, the older request for TCP.
 const TCP_OLD: u16 = 18;
 /// Bytes of `struct inet_diag_req_v2`.
@@ -56,7 +57,10 @@ pub(super) fn handle(message: &Message<'_>, answer: &mut Answer<'_>) -> Result<b
     let domain = match i32::from(request.family) {
         family if family == Domain::Inet as i32 => Domain::Inet,
         family if family == Domain::Inet6 as i32 => Domain::Inet6,
-        // Unix, packet and netlink sockets: /proc lists them.
+        family if family == Domain::Unix as i32 && message.kind == BY_FAMILY => {
+            return unix_diagnostics::handle(message, answer);
+        }
+        // Packet and netlink sockets: /proc lists them.
         _ => return Err(Errno::ENOENT),
     };
     let dumps = message.flags & flag::DUMP == flag::DUMP;

@@ -7,6 +7,7 @@ mod notify;
 pub mod route;
 #[cfg(test)]
 mod tests;
+mod unix_diagnostics;
 
 use alloc::{
     sync::{Arc, Weak},

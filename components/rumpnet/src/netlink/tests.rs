@@ -116,3 +116,34 @@ fn udp_sockets_are_listed() {
         message.kind == 20 && message.payload[4..6] == local.port().to_be_bytes() && message.payload[1] == 7
     }));
 }
+
+#[test]
+fn unix_sockets_are_listed() {
+    let socket = socket(SOCK_DIAG);
+    let listener = crate::unix::UnixSocket::new(Style::Stream, Credentials::default());
+    listener.bind(Address::Abstract(b"listed".to_vec())).unwrap();
+    listener.listen(9, Credentials::default()).unwrap();
+    let client = crate::unix::UnixSocket::new(Style::Stream, Credentials::default());
+    client.connect(&listener.name(), true, Credentials::default()).unwrap();
+    let mut request = vec![1, 0, 0, 0];
+    // Listening ones; names and queues.
+    request.extend_from_slice(&(1u32 << 10).to_ne_bytes());
+    request.extend_from_slice(&[0; 4]);
+    request.extend_from_slice(&(1u32 | 16).to_ne_bytes());
+    request.extend_from_slice(&[0; 8]);
+    let dump = ask(&socket, 20, flag::DUMP, &request);
+    let named = |message: &Message<'_>| find(&message.payload[16..], 0) == Some(b"\0listed");
+    let found = messages(&dump).filter(|message| message.kind == 20).find(named).unwrap();
+    assert_eq!(found.payload[..3], [1, 1, 10]);
+    assert_eq!(find(&found.payload[16..], 4).unwrap(), [1, 0, 0, 0, 9, 0, 0, 0]);
+    // By the inode, its peer.
+    let inode = client.attributes().unwrap().inode as u32;
+    request[8..12].copy_from_slice(&inode.to_ne_bytes());
+    request[12..16].copy_from_slice(&4u32.to_ne_bytes());
+    let answer = ask(&socket, 20, 0, &request);
+    let found = messages(&answer).next().unwrap();
+    assert_eq!((found.kind, found.payload[2]), (20, 1));
+    assert!(find(&found.payload[16..], 2).is_some());
+    request[8..12].copy_from_slice(&[0; 4]);
+    assert_eq!(messages(&ask(&socket, 20, 0, &request)).next().unwrap().kind, message::ERROR);
+}

@@ -7,10 +7,8 @@ use super::{
     segment::{Flags, Options, Segment, Timestamps},
     sequence::Sequence,
     table::Key,
+    tunables,
 };
-
-/// How often a SYN-ACK is sent again.
-const RETRIES: u8 = 5;
 
 /// What is known of a connection after its SYN.
 #[derive(Debug, Clone, Copy)]
@@ -31,8 +29,10 @@ pub struct HalfOpen {
     pub interface: u32,
     /// See above.
     pub queue: u16,
-    /// How often the SYN-ACK was sent again.
+    /// How often the SYN-ACK was sent again, or would have been.
     pub retries: u8,
+    /// The SYN-ACK was acknowledged, but data is waited for (TCP_DEFER_ACCEPT).
+    pub acknowledged: bool,
     /// When the SYN came.
     pub since: u64,
     /// When the SYN-ACK is sent again.
@@ -91,11 +91,24 @@ impl HalfOpen {
         answer(self.initial, self.peer_initial, &self.offer, timestamp, path_segment, settings)
     }
 
-    /// Sets the time of the next SYN-ACK; false if there were enough.
-    pub fn retry(&mut self, now: u64) -> bool {
+    /// Sets the time of the next SYN-ACK, and says whether one is due now; None if there were enough. While data is
+    /// waited for, only the last is sent: its acknowledgement ends the wait.
+    pub fn retry(&mut self, now: u64, settings: &Settings) -> Option<bool> {
         self.retries += 1;
-        self.due = now + (INITIAL_TIMEOUT << self.retries);
-        self.retries <= RETRIES
+        self.due = now + (INITIAL_TIMEOUT << self.retries.min(16));
+        let defer = settings.defer_accept;
+        if self.acknowledged && self.retries <= defer {
+            return Some(self.retries == defer);
+        }
+        (u32::from(self.retries) <= tunables::ANSWER_RETRIES.get()).then_some(true)
+    }
+
+    /// Whether a segment that completes the handshake is not enough: data is waited for.
+    pub fn defers(&self, segment: &Segment, length: usize, settings: &Settings) -> bool {
+        self.retries < settings.defer_accept
+            && length == 0
+            && !segment.flags.contains(Flags::FIN)
+            && segment.sequence == self.peer_initial + 1
     }
 
     /// Whether a segment completes the handshake.
@@ -212,10 +225,9 @@ mod tests {
         assert!(redeem(&other, &segment, now, &settings).is_none());
     }
 
-    #[test]
-    fn a_handshake_is_completed_by_its_own_acknowledgement_only() {
+    fn half_open() -> HalfOpen {
         let (initial, timestamp_offset) = initial_numbers(&key(), 0);
-        let half_open = HalfOpen {
+        HalfOpen {
             key: key(),
             hash: 0,
             initial,
@@ -225,12 +237,36 @@ mod tests {
             interface: 1,
             queue: 0,
             retries: 0,
+            acknowledged: false,
             since: 0,
             due: 0,
-        };
+        }
+    }
+
+    #[test]
+    fn a_handshake_is_completed_by_its_own_acknowledgement_only() {
+        let half_open = half_open();
+        let initial = half_open.initial;
         let segment = Segment { sequence: Sequence(8), acknowledgement: initial + 1, ..Segment::default() };
         assert!(half_open.completes(&segment));
         assert!(!half_open.completes(&Segment { acknowledgement: initial, ..segment }));
         assert!(!half_open.completes(&Segment { sequence: Sequence(7), ..segment }));
+    }
+
+    #[test]
+    fn data_is_waited_for() {
+        let settings = Settings { defer_accept: 2, ..Settings::default() };
+        let mut waits = HalfOpen { acknowledged: true, ..half_open() };
+        let segment =
+            Segment { sequence: Sequence(8), acknowledgement: waits.initial + 1, ..Segment::default() };
+        assert!(waits.defers(&segment, 0, &settings));
+        assert!(!waits.defers(&segment, 1, &settings));
+        assert!(!waits.defers(&Segment { flags: Flags::FIN | Flags::ACK, ..segment }, 0, &settings));
+        assert!(!waits.defers(&segment, 0, &Settings::default()));
+        // The SYN-ACK is sent again once, and then any acknowledgement will do.
+        assert_eq!(waits.retry(SECOND, &settings), Some(false));
+        assert!(waits.defers(&segment, 0, &settings));
+        assert_eq!(waits.retry(3 * SECOND, &settings), Some(true));
+        assert!(!waits.defers(&segment, 0, &settings));
     }
 }

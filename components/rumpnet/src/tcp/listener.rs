@@ -22,7 +22,7 @@ use super::{
     segment::{Flags, Segment},
     sequence::Sequence,
     table::Key,
-    timers,
+    timers, tunables,
 };
 use crate::{ip::Incoming, packet::Chain, ports::Binding, report::report};
 
@@ -33,8 +33,6 @@ static LISTENERS: [Bucket; BUCKETS] = [const { SpinLock::new(Vec::new()) }; BUCK
 
 /// The longest accept queue (`net.core.somaxconn`).
 pub static BACKLOG_LIMIT: AtomicUsize = AtomicUsize::new(4096);
-/// The most half-open connections of a listener (`net.ipv4.tcp_max_syn_backlog`).
-const HALF_OPEN_LIMIT: usize = 1024;
 
 struct State {
     half_open: HashTable<HalfOpen>,
@@ -251,10 +249,15 @@ impl Listener {
             return;
         }
         let offer = Offer::of(arrival.segment);
-        let limit = HALF_OPEN_LIMIT.min(self.backlog.load(Ordering::Relaxed).max(64));
+        let limit =
+            (tunables::HALF_OPEN_MOST.get() as usize).min(self.backlog.load(Ordering::Relaxed).max(64));
         if state.half_open.len() >= limit {
             drop(state);
-            self.answer_with_cookie(arrival, &offer, &settings);
+            if tunables::COOKIES.is_on() {
+                self.answer_with_cookie(arrival, &offer, &settings);
+            } else {
+                counters::tcp::LISTEN_DROPS.increment();
+            }
             return;
         }
         let (mut initial, timestamp_offset) = half_open::initial_numbers(&key, now);
@@ -271,6 +274,7 @@ impl Listener {
             interface: arrival.incoming.interface.index(),
             queue: arrival.incoming.queue as u16,
             retries: 0,
+            acknowledged: false,
             since: now,
             due: NEVER,
         };
@@ -318,6 +322,12 @@ impl Listener {
             Some(entry) if segment.flags.contains(Flags::SYN) || !entry.completes(segment) => {
                 return segment.acknowledgement == entry.initial + 1;
             }
+            Some(entry) if entry.defers(segment, payload.len(), &settings) => {
+                if let Some(entry) = state.half_open.find_mut(hash, |entry| entry.key == arrival.key) {
+                    entry.acknowledged = true;
+                }
+                return true;
+            }
             Some(entry) => entry.agreement(now, &settings),
             // Only after a flood can it be a cookie.
             None if !self.flooded.load(Ordering::Relaxed) || segment.flags.contains(Flags::SYN) => {
@@ -339,7 +349,7 @@ impl Listener {
             drop(state);
             counters::tcp::LISTEN_OVERFLOWS.increment();
             counters::tcp::LISTEN_DROPS.increment();
-            return true;
+            return !tunables::ABORT_ON_OVERFLOW.is_on();
         }
         if entry.is_some()
             && let Ok(entry) = state.half_open.find_entry(hash, |entry| entry.key == arrival.key)
@@ -376,11 +386,14 @@ impl Listener {
         let mut next = NEVER;
         state.half_open.retain(|entry| {
             if entry.due <= now {
-                if !entry.retry(now) {
-                    counters::tcp::ATTEMPT_FAILURES.increment();
-                    return false;
+                match entry.retry(now, &settings) {
+                    Some(true) => again.push(*entry),
+                    Some(false) => {}
+                    None => {
+                        counters::tcp::ATTEMPT_FAILURES.increment();
+                        return false;
+                    }
                 }
-                again.push(*entry);
             }
             next = next.min(entry.due);
             true

@@ -29,6 +29,7 @@ pub mod table;
 pub mod time_wait;
 pub(crate) mod timers;
 pub mod transfer;
+pub mod tunables;
 
 pub use self::{
     congestion::Algorithm,

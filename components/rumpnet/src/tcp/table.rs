@@ -18,7 +18,7 @@ use super::{
     segment::Segment,
     sequence::Sequence,
     time_wait::{DURATION, Reaction, TimeWait},
-    timers,
+    timers, tunables,
 };
 use crate::{ports::Binding, random};
 
@@ -95,8 +95,6 @@ impl Key {
 }
 
 const SHARDS: usize = 64;
-/// Entries in TIME-WAIT that a shard keeps: 32,768 in all.
-const WAITING: usize = 512;
 
 struct Waiting {
     key: Key,
@@ -206,7 +204,7 @@ pub fn remove(connection: &Connection, rest: Option<(TimeWait, Arc<Binding>)>) {
         }
         guard.order.push_back((rest.end, entry.key, hash));
         guard.waiting.insert_unique(hash, entry, |other| other.hash);
-        if guard.waiting.len() > WAITING
+        if guard.waiting.len() > tunables::TIME_WAIT_MOST.get() as usize / SHARDS
             && let Some((_, key, hash)) = guard.order.pop_front()
         {
             counters::tcp::TIME_WAIT_OVERFLOW.increment();

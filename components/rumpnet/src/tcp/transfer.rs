@@ -34,6 +34,8 @@ pub struct SendFlags {
 pub struct ReceiveFlags {
     /// MSG_PEEK.
     pub peek: bool,
+    /// Where to look (SO_PEEK_OFF).
+    pub offset: usize,
     /// MSG_TRUNC: throw the data away; the sink's room says how much.
     pub discard: bool,
 }
@@ -127,7 +129,7 @@ impl Connection {
     /// ended the connection.
     pub fn receive(self: &Arc<Self>, sink: &mut Sink<'_>, flags: ReceiveFlags) -> Result<usize> {
         if flags.peek {
-            return self.look(sink);
+            return self.look(sink, flags.offset);
         }
         let mut done = 0;
         let wanted = sink.remaining();
@@ -168,10 +170,10 @@ impl Connection {
     }
 
     /// MSG_PEEK.
-    fn look(&self, sink: &mut Sink<'_>) -> Result<usize> {
+    fn look(&self, sink: &mut Sink<'_>, offset: usize) -> Result<usize> {
         let chain = {
             let mut inner = self.lock();
-            let chain = inner.tcb.peek(0, sink.remaining());
+            let chain = inner.tcb.peek(offset, sink.remaining());
             if chain.is_empty() && sink.remaining() > 0 {
                 inner.tcb.nothing_to_read()?;
             }

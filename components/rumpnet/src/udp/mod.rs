@@ -297,7 +297,8 @@ impl Socket for UdpSocket {
             UDP_CORK => Value::switch(self.cork.load(Relaxed)),
             UDP_SEGMENT => Value::int(i32::from(self.segment_size.load(Relaxed))),
             UDP_NO_CHECK6_TX => Value::switch(self.no_check6.load(Relaxed)),
-            UDP_NO_CHECK6_RX | UDP_GRO => Value::int(0),
+            UDP_NO_CHECK6_RX => Value::int(0),
+            UDP_GRO => Value::switch(self.core.joins.load(Relaxed)),
             _ => return Err(Errno::ENOPROTOOPT),
         })
     }
@@ -329,8 +330,9 @@ impl Socket for UdpSocket {
                 self.segment_size.store(u16::try_from(value).map_err(|_| Errno::EINVAL)?, Relaxed);
             }
             UDP_NO_CHECK6_TX => self.no_check6.store(value != 0, Relaxed),
-            // Datagrams are never joined; one without a checksum is not for IPv6.
-            UDP_GRO | UDP_NO_CHECK6_RX => {}
+            // A datagram without a checksum is not for IPv6.
+            UDP_NO_CHECK6_RX => {}
+            UDP_GRO => self.core.joins.store(value != 0, Relaxed),
             _ => return Err(Errno::ENOPROTOOPT),
         }
         Ok(())

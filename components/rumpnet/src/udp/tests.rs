@@ -278,3 +278,20 @@ fn connected_sockets_that_share_a_port_hear_their_own_peers() {
     send(&stranger, b"nobody", Some(shared)).unwrap();
     assert_eq!(table::find(&table::Flow { local: shared, remote: shared, interface: 1 }).map(|_| ()), None);
 }
+
+#[test]
+fn datagrams_that_belong_together_are_joined_on_request() {
+    let (one, _) = bound(Domain::Inet, "127.0.0.1:0");
+    let (other, other_at) = bound(Domain::Inet, "127.0.0.1:0");
+    option(&other, level::UDP, UDP_GRO, 1);
+    assert_eq!(other.option(level::UDP, UDP_GRO), Ok(Value::int(1)));
+    option(&one, level::UDP, UDP_SEGMENT, 100);
+    assert_eq!(send(&one, &[7; 450], Some(other_at)), Ok(450));
+    let (data, _, received) = receive(&other, NOW).unwrap();
+    assert_eq!(data, vec![7; 450]);
+    let control = &received.ancillary.controls[0];
+    assert_eq!((control.level, control.kind, &control.data[..]), (level::UDP, UDP_GRO, &[100, 0, 0, 0][..]));
+    option(&other, level::UDP, UDP_GRO, 0);
+    assert_eq!(send(&one, &[7; 450], Some(other_at)), Ok(450));
+    assert_eq!(receive(&other, NOW).unwrap().0.len(), 100);
+}

@@ -4,6 +4,7 @@
 //! of two sockets at once.
 
 mod connect;
+mod list;
 mod names;
 mod rights;
 mod transfer;
@@ -19,7 +20,7 @@ use alloc::{
 };
 use core::{
     any::Any,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use rumpkern::{
@@ -38,10 +39,11 @@ use crate::{
     option::{Value, level},
     socket::{Address, Ancillary, Credentials, Domain, MessageFlags, Received, Socket, Style},
 };
+pub use list::{Snapshot, all as sockets};
 use rights::InFlight;
 
-/// Datagrams that may wait in a queue.
-const DATAGRAMS: usize = 512;
+/// Datagrams that may wait in a queue (`net.unix.max_dgram_qlen`).
+pub static DATAGRAMS: AtomicUsize = AtomicUsize::new(512);
 
 /// What was sent and not yet received.
 struct Message {
@@ -93,7 +95,7 @@ pub struct UnixSocket {
 impl UnixSocket {
     /// A socket without name or peer.
     pub fn new(style: Style, creator: Credentials) -> Arc<Self> {
-        Arc::new_cyclic(|myself| UnixSocket {
+        let socket = Arc::new_cyclic(|myself| UnixSocket {
             base: SocketBase::new(Domain::Unix, style, 0, creator),
             myself: myself.clone(),
             state: Mutex::new(State {
@@ -110,7 +112,9 @@ impl UnixSocket {
                 own_credentials: creator,
             }),
             closed: AtomicBool::new(false),
-        })
+        });
+        list::add(&socket);
+        socket
     }
 
     /// socketpair(2).
@@ -155,7 +159,8 @@ impl UnixSocket {
 
     /// Whether this socket's queue has room for one more message.
     fn has_room(&self, state: &State, send_buffer: usize) -> bool {
-        state.bytes < send_buffer && (!self.is_datagram() || state.messages.len() < DATAGRAMS)
+        state.bytes < send_buffer
+            && (!self.is_datagram() || state.messages.len() < DATAGRAMS.load(Ordering::Relaxed))
     }
 
     /// The other end vanished.
@@ -287,6 +292,7 @@ impl File for UnixSocket {
 impl Drop for UnixSocket {
     fn drop(&mut self) {
         self.close();
+        list::remove(self);
     }
 }
 

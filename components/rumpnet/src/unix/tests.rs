@@ -158,7 +158,7 @@ fn datagrams_tell_their_source() {
     {
         sent += 1;
     }
-    assert_eq!(sent, DATAGRAMS);
+    assert_eq!(sent, DATAGRAMS.load(Ordering::Relaxed));
     assert!(!sender.poll().contains(Events::OUT));
     data(&receiver, 10).unwrap();
     assert!(sender.poll().contains(Events::OUT));
@@ -217,4 +217,20 @@ fn a_receive_timeout_ends_the_wait() {
     let (one, _other) = UnixSocket::pair(Style::Stream, ME);
     one.set_option(level::SOCKET, name::RCVTIMEO, Value::time(2_000_000).as_bytes()).unwrap();
     assert_eq!(receive(&one, 1, MessageFlags::default()).map(|(data, _)| data), Err(Errno::EAGAIN));
+}
+
+#[test]
+fn a_look_goes_on_where_the_last_one_ended() {
+    let (one, other) = UnixSocket::pair(Style::Stream, ME);
+    other.set_option(level::SOCKET, name::PEEK_OFF, &1i32.to_ne_bytes()).unwrap();
+    send(&one, b"abc").unwrap();
+    send(&one, b"def").unwrap();
+    let look =
+        |size| receive(&other, size, MessageFlags::PEEK | MessageFlags::DONT_WAIT).map(|(data, _)| data);
+    assert_eq!(look(3), Ok(b"bcd".to_vec()));
+    assert_eq!(look(1), Ok(b"e".to_vec()));
+    assert_eq!(data(&other, 2).unwrap(), b"ab");
+    assert_eq!(look(9), Ok(b"f".to_vec()));
+    assert_eq!(look(9), Err(Errno::EAGAIN));
+    assert_eq!(data(&other, 9).unwrap(), b"cdef");
 }

@@ -222,7 +222,9 @@ impl UnixSocket {
             ancillary: Ancillary::default(),
             flags: MessageFlags::default(),
         };
-        let wants_all = flags.contains(MessageFlags::WAIT_ALL) && !flags.contains(MessageFlags::PEEK);
+        let peek = flags.contains(MessageFlags::PEEK);
+        let wants_all = flags.contains(MessageFlags::WAIT_ALL) && !peek;
+        let offset = if peek { self.base.peek_offset().max(0) as usize } else { 0 };
         let deadline = self.base.receive_deadline(flags.contains(MessageFlags::DONT_WAIT));
         if sink.remaining() == 0 {
             let state = self.state.lock();
@@ -234,7 +236,7 @@ impl UnixSocket {
         loop {
             let outcome = self.base.wait(deadline, || {
                 let mut state = self.state.lock();
-                if !state.messages.is_empty() {
+                if !state.messages.is_empty() && state.bytes > offset {
                     return Some(self.take_stream(&mut state, sink, flags, &mut received));
                 }
                 self.without_data(&mut state).map(|end| end.map(|()| true))
@@ -250,9 +252,11 @@ impl UnixSocket {
                 Err(_) => break,
             }
         }
-        if received.length > 0 && !flags.contains(MessageFlags::PEEK) {
+        if received.length > 0 && !peek {
             self.tell_senders();
         }
+        let moved = i32::try_from(received.length).unwrap_or(i32::MAX);
+        self.base.move_peek_offset(if peek { moved } else { -moved });
         Ok(received)
     }
 
@@ -266,8 +270,14 @@ impl UnixSocket {
     ) -> Result<bool> {
         let peek = flags.contains(MessageFlags::PEEK);
         let mut looked = 0;
+        let mut skip = if peek { self.base.peek_offset().max(0) as usize } else { 0 };
         while sink.remaining() > 0 {
             let Some(message) = state.messages.get_mut(looked) else { break };
+            if skip > 0 && skip >= message.left().len() {
+                skip -= message.left().len();
+                looked += 1;
+                continue;
+            }
             // Messages with open files, or of others, are not mixed.
             let different = received.ancillary.credentials.is_some()
                 && received.ancillary.credentials != message.credentials
@@ -277,7 +287,7 @@ impl UnixSocket {
             {
                 return Ok(true);
             }
-            let size = match sink.put(message.left()) {
+            let size = match sink.put(&message.left()[skip..]) {
                 Ok(size) => size,
                 Err(error) if received.length == 0 => return Err(error),
                 Err(_) => return Ok(true),
@@ -287,6 +297,7 @@ impl UnixSocket {
             if peek {
                 received.ancillary.rights = message.rights.peek();
                 looked += 1;
+                skip = 0;
                 continue;
             }
             if !message.rights.is_empty() {

@@ -38,6 +38,6 @@ pub(super) fn directory() -> Entry {
         fixed.add(name, Entry::text(move || -> Vec<u8> { text().into_bytes() }));
     }
     fixed.add("udp6", Entry::text(|| sockets::udp6().into_bytes()));
-    fixed.add("unix", Entry::constant("Num       RefCount Protocol Flags    Type St Inode Path\n"));
+    fixed.add("unix", Entry::text(sockets::unix));
     Entry::directory(fixed)
 }

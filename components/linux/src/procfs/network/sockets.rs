@@ -1,6 +1,6 @@
 //! The sockets.
 
-use alloc::{format, string::String};
+use alloc::{format, string::String, vec::Vec};
 use core::{
     fmt::Write,
     net::{IpAddr, SocketAddr},
@@ -185,4 +185,24 @@ pub(super) fn totals6() -> String {
     format!(
         "TCP6: inuse {tcp}\nUDP6: inuse {udp}\nUDPLITE6: inuse 0\nRAW6: inuse {raw}\nFRAG6: inuse 0 memory 0\n"
     )
+}
+
+/// /proc/net/unix.
+pub(super) fn unix() -> Vec<u8> {
+    let mut text = Vec::from(b"Num       RefCount Protocol Flags    Type St Inode Path\n");
+    for socket in rumpnet::unix::sockets() {
+        let flags = if socket.listening { 0x10000 } else { 0 };
+        let state = if socket.connected { 3 } else { 1 };
+        let (style, inode) = (socket.style as i32, socket.inode);
+        let line =
+            format!("0000000000000000: 00000002 00000000 {flags:08X} {style:04X} {state:02X} {inode:5}");
+        text.extend_from_slice(line.as_bytes());
+        if !socket.name.is_empty() {
+            text.push(b' ');
+            // Zero bytes of abstract names are shown so.
+            text.extend(socket.name.iter().map(|&byte| if byte == 0 { b'@' } else { byte }));
+        }
+        text.push(b'\n');
+    }
+    text
 }

@@ -78,8 +78,6 @@ pub struct StreamSocket {
     settings: SpinLock<Settings>,
     /// connect(2) has said that the connection is there.
     announced: AtomicBool,
-    /// TCP_DEFER_ACCEPT, seconds.
-    defer_accept: AtomicU32,
     /// TCP_FASTOPEN.
     fast_open: AtomicU32,
     /// TCP_INQ.
@@ -121,7 +119,6 @@ impl StreamSocket {
             changing: Mutex::new(Bound::default()),
             observers: SpinLock::new(Vec::new()),
             settings: SpinLock::new(Settings::default()),
-            defer_accept: AtomicU32::new(0),
             fast_open: AtomicU32::new(0),
             tells_available: AtomicBool::new(false),
             zero_copies: AtomicU32::new(0),

@@ -12,7 +12,7 @@ use crate::{
         options::{interface_name, set_interface},
     },
     option::{Value, int, level},
-    tcp::{Algorithm, Settings},
+    tcp::{Algorithm, Settings, tunables},
 };
 
 /// Names of options at the level SOL_TCP (linux/tcp.h).
@@ -49,6 +49,11 @@ const DEFAULT_SEGMENT: i32 = 536;
 
 fn between(value: i32, least: i32, most: i32) -> Result<u32> {
     if (least..=most).contains(&value) { Ok(value as u32) } else { Err(Errno::EINVAL) }
+}
+
+/// The time in which `count` SYN-ACKs are sent: 1 s before the second, then twice as long each, at most 120 s.
+fn seconds_of(count: u8) -> u32 {
+    (0..u32::from(count)).map(|index| (1 << index.min(7)).min(120)).sum()
 }
 
 impl StreamSocket {
@@ -124,7 +129,7 @@ impl StreamSocket {
             tcp::KEEPCNT => number(settings.keep_count.into()),
             tcp::SYNCNT => number(settings.syn_retries.into()),
             tcp::LINGER2 => number(settings.fin_timeout),
-            tcp::DEFER_ACCEPT => number(self.defer_accept.load(Relaxed)),
+            tcp::DEFER_ACCEPT => number(seconds_of(settings.defer_accept)),
             tcp::WINDOW_CLAMP => number(settings.window_clamp),
             tcp::INFO => Value::bytes(&information::of(self)),
             tcp::CONGESTION => {
@@ -240,10 +245,16 @@ impl StreamSocket {
                 self.change(|settings| settings.syn_retries = count as u8);
             }
             tcp::LINGER2 => {
+                let usual = tunables::FIN_TIMEOUT.get();
                 let seconds = u32::try_from(value).unwrap_or(0).min(60);
-                self.change(|settings| settings.fin_timeout = if value == 0 { 60 } else { seconds });
+                self.change(|settings| settings.fin_timeout = if value == 0 { usual } else { seconds });
             }
-            tcp::DEFER_ACCEPT => self.defer_accept.store(u32::try_from(value).unwrap_or(0), Relaxed),
+            tcp::DEFER_ACCEPT => {
+                let wanted = u32::try_from(value).unwrap_or(0);
+                // As many SYN-ACKs as are sent in that time.
+                let count = (0..=u8::MAX).find(|&count| seconds_of(count) >= wanted).unwrap_or(u8::MAX);
+                self.change(|settings| settings.defer_accept = count);
+            }
             tcp::WINDOW_CLAMP => {
                 if value == 0 && self.connection().is_some() {
                     return Err(Errno::EINVAL);

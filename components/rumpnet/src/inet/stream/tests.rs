@@ -241,6 +241,40 @@ fn a_send_without_a_copy_is_acknowledged_in_the_error_queue() {
 }
 
 #[test]
+fn a_look_goes_on_where_the_last_one_ended() {
+    let (client, server) = pair();
+    server.set_option(level::SOCKET, name::PEEK_OFF, &0i32.to_ne_bytes()).unwrap();
+    send(&*client, b"abcdef", WAIT).unwrap();
+    assert_eq!(receive(&*server, 2, MessageFlags::PEEK), Ok(b"ab".to_vec()));
+    assert_eq!(receive(&*server, 2, MessageFlags::PEEK), Ok(b"cd".to_vec()));
+    assert_eq!(receive(&*server, 3, WAIT), Ok(b"abc".to_vec()));
+    assert_eq!(receive(&*server, 9, MessageFlags::PEEK), Ok(b"ef".to_vec()));
+    assert_eq!(receive(&*server, 9, MessageFlags::PEEK | NOW), Err(Errno::EAGAIN));
+    let writer = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(3));
+        send(&*client, b"gh", WAIT).unwrap();
+        client
+    });
+    assert_eq!(receive(&*server, 9, MessageFlags::PEEK), Ok(b"gh".to_vec()));
+    drop(writer.join());
+    assert_eq!(receive(&*server, 9, MessageFlags::PEEK), Ok(vec![]));
+    assert_eq!(receive(&*server, 9, WAIT), Ok(b"defgh".to_vec()));
+}
+
+#[test]
+fn a_listener_waits_for_data_before_it_accepts() {
+    let (server, local) = listener(Domain::Inet, "127.0.0.1:0");
+    option(&*server, level::TCP, 9, 5);
+    assert_eq!(server.option(level::TCP, 9), Ok(Value::int(7)));
+    let client = socket(Domain::Inet);
+    connect(&client, local, false).unwrap();
+    assert_eq!(server.accept(true).err(), Some(Errno::EAGAIN));
+    send(&*client, b"data", WAIT).unwrap();
+    let accepted = server.accept(false).unwrap();
+    assert_eq!(receive(&*accepted, 9, WAIT), Ok(b"data".to_vec()));
+}
+
+#[test]
 fn misuse_is_refused() {
     let lonely = socket(Domain::Inet);
     assert_eq!(receive(&*lonely, 1, WAIT), Err(Errno::ENOTCONN));

@@ -128,12 +128,22 @@ impl StreamSocket {
         Ok(taken)
     }
 
-    #[inline]
     pub(super) fn receive_bytes(
         &self,
         sink: &mut Sink<'_>,
         flags: MessageFlags,
     ) -> Result<(usize, MessageFlags)> {
+        let (size, result) = self.receive_at_offset(sink, flags)?;
+        // What is read is no longer before the place to look at; what was looked at is.
+        if self.base.peek_offset() >= 0 && !flags.contains(MessageFlags::OUT_OF_BAND) {
+            let size = i32::try_from(size).unwrap_or(i32::MAX);
+            self.base.move_peek_offset(if flags.contains(MessageFlags::PEEK) { size } else { -size });
+        }
+        Ok((size, result))
+    }
+
+    #[inline]
+    fn receive_at_offset(&self, sink: &mut Sink<'_>, flags: MessageFlags) -> Result<(usize, MessageFlags)> {
         let Some(connection) = self.connection() else {
             self.base.take_error()?;
             return Err(Errno::ENOTCONN);
@@ -145,6 +155,7 @@ impl StreamSocket {
         let how = ReceiveFlags {
             peek: flags.contains(MessageFlags::PEEK),
             discard: flags.contains(MessageFlags::TRUNCATED),
+            offset: self.base.peek_offset().max(0) as usize,
         };
         if wanted == 0 {
             return Ok((0, MessageFlags::default()));
@@ -154,7 +165,7 @@ impl StreamSocket {
         } else {
             self.base.receive_least().min(wanted)
         };
-        if how.discard || how.peek && least > 1 {
+        if how.discard || how.peek && least + how.offset > 1 {
             return self.receive_rarely(&connection, sink, (how, least), flags);
         }
         // The usual case: there is enough.
@@ -191,16 +202,17 @@ impl StreamSocket {
     ) -> Result<(usize, MessageFlags)> {
         let deadline = self.base.receive_deadline(flags.contains(MessageFlags::DONT_WAIT));
         let mut done = 0;
-        if how.peek && least > 1 && deadline != 0 {
+        if how.peek && deadline != 0 {
             let look = || {
                 let over = connection.poll().intersects(Events::RDHUP | Events::HUP | Events::ERR);
-                (over || connection.available() >= least).then_some(())
+                (over || connection.available() >= least.saturating_add(how.offset)).then_some(())
             };
             // When the time is up, what there is will do.
             match interface::wait(connection.queue(), deadline, look).map_err(Errno::from) {
                 Ok(()) | Err(Errno::ETIMEDOUT) => {}
                 Err(error) => return Err(error),
             }
+            return connection.receive(sink, how).map(|size| (size, MessageFlags::default()));
         }
         let result = self.repeat(connection, (Events::IN, deadline), || {
             let size = if how.discard && !how.peek {

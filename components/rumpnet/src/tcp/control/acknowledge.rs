@@ -9,6 +9,7 @@ use crate::tcp::{
     scoreboard::{Delivery, ticks},
     segment::{Flags, Segment},
     sequence::Sequence,
+    tunables,
 };
 
 /// Ticks to microseconds.
@@ -176,7 +177,8 @@ impl Tcb {
         }
         if self.settings.send_buffer.is_none() {
             // Twice what may be on its way, so that the next window is ready when this one is acknowledged.
-            let wanted = self.congestion.window.saturating_mul(2).min(super::SEND_BUFFER_LIMIT);
+            let wanted = self.congestion.window.saturating_mul(2);
+            let wanted = wanted.min(tunables::most(&tunables::SEND_BUFFER));
             self.send_limit = self.send_limit.max(wanted);
         }
     }

@@ -22,6 +22,7 @@ use super::{
     scoreboard::Scoreboard,
     segment::{HEADER_LENGTH, Segment, TIMESTAMPS_LENGTH},
     sequence::Sequence,
+    tunables,
 };
 use crate::packet::Chain;
 
@@ -112,6 +113,8 @@ pub struct Settings {
     pub user_timeout: u32,
     /// TCP_MAXSEG; 0 for what the path allows.
     pub maximum_segment: u16,
+    /// TCP_DEFER_ACCEPT of a listener: for so many SYN-ACKs a connection without data waits to be accepted.
+    pub defer_accept: u8,
     /// TCP_LINGER2: seconds in FIN-WAIT-2 after close.
     pub fin_timeout: u32,
     /// TCP_WINDOW_CLAMP; 0 for none.
@@ -134,32 +137,25 @@ impl Default for Settings {
             keep_alive: false,
             urgent_inline: false,
             quick_acknowledge: false,
-            ecn: false,
-            keep_idle: 7200,
-            keep_interval: 75,
-            keep_count: 9,
-            syn_retries: 6,
+            ecn: tunables::ECN.get() == 1,
+            keep_idle: tunables::KEEP_IDLE.get(),
+            keep_interval: tunables::KEEP_INTERVAL.get(),
+            keep_count: tunables::KEEP_COUNT.get() as u8,
+            syn_retries: tunables::SYN_RETRIES.get() as u8,
             user_timeout: 0,
             maximum_segment: 0,
-            fin_timeout: 60,
+            defer_accept: 0,
+            fin_timeout: tunables::FIN_TIMEOUT.get(),
             window_clamp: 0,
             send_buffer: None,
             receive_buffer: None,
-            algorithm: Algorithm::Cubic,
-            unsent_low_water: u32::MAX,
+            algorithm: tunables::algorithm(),
+            unsent_low_water: tunables::UNSENT_LOW_WATER.get(),
         }
     }
 }
 
-/// Send buffers begin with this many bytes.
-pub const SEND_BUFFER: u32 = 128 << 10;
-/// They grow to this.
-pub const SEND_BUFFER_LIMIT: u32 = 4 << 20;
-/// Receive buffers begin with this many bytes.
-pub const RECEIVE_BUFFER: u32 = 64 << 10;
-/// They grow to this.
-pub const RECEIVE_BUFFER_LIMIT: u32 = 6 << 20;
-/// The shift that lets the window cover [`RECEIVE_BUFFER_LIMIT`].
+/// The shift of our windows, which are of up to 8 MiB then.
 pub const WINDOW_SCALE: u8 = 7;
 /// What a peer that doesn't say takes (RFC 9293, section 3.7.1).
 pub const DEFAULT_SEGMENT: u16 = 536;
@@ -352,7 +348,7 @@ impl Tcb {
             path_segment: segment,
             peer_segment: DEFAULT_SEGMENT,
             short_end: initial,
-            send_limit: settings.send_buffer.unwrap_or(SEND_BUFFER),
+            send_limit: settings.send_buffer.unwrap_or(tunables::first(&tunables::SEND_BUFFER)),
             expected: Sequence(0),
             peer_initial: Sequence(0),
             advertised: Sequence(0),
@@ -360,7 +356,7 @@ impl Tcb {
             receive: ByteQueue::new(),
             reassembly: Reassembly::new(),
             peer_fin: None,
-            receive_limit: settings.receive_buffer.unwrap_or(RECEIVE_BUFFER),
+            receive_limit: settings.receive_buffer.unwrap_or(tunables::first(&tunables::RECEIVE_BUFFER)),
             typical_segment: DEFAULT_SEGMENT,
             quick: 16,
             tuning: (0, now),

@@ -6,6 +6,7 @@ use super::{Bits, LEAST_SEGMENT, Network, Settings, State, Tcb, WINDOW_SCALE};
 use crate::tcp::{
     segment::{Flags, Options, Segment, Timestamps},
     sequence::Sequence,
+    tunables::{self, Tunable},
 };
 
 /// What a SYN offers, and its answer.
@@ -31,10 +32,14 @@ impl Offer {
             true => segment.flags.contains(Flags::ECE) && !segment.flags.contains(Flags::CWR),
         };
         Offer {
-            scale: segment.options.window_scale,
-            sack: segment.options.sack_permitted,
-            timestamp: segment.options.timestamps.map(|timestamps| timestamps.value),
-            ecn,
+            scale: segment.options.window_scale.filter(|_| tunables::WINDOW_SCALING.is_on()),
+            sack: segment.options.sack_permitted && tunables::SACK.is_on(),
+            timestamp: segment
+                .options
+                .timestamps
+                .filter(|_| tunables::TIMESTAMPS.is_on())
+                .map(|timestamps| timestamps.value),
+            ecn: ecn && tunables::ECN.is_on(),
             segment: segment.options.maximum_segment.unwrap_or(super::DEFAULT_SEGMENT).max(LEAST_SEGMENT),
         }
     }
@@ -152,7 +157,7 @@ impl Tcb {
 
     /// The window that a SYN advertises, which is never scaled.
     pub fn syn_window(settings: &Settings) -> u16 {
-        let limit = settings.receive_buffer.unwrap_or(super::RECEIVE_BUFFER);
+        let limit = settings.receive_buffer.unwrap_or_else(|| tunables::first(&tunables::RECEIVE_BUFFER));
         let limit = if settings.window_clamp > 0 { limit.min(settings.window_clamp) } else { limit };
         limit.min(65_535) as u16
     }
@@ -160,15 +165,16 @@ impl Tcb {
     /// Sends the SYN, or the SYN-ACK of a simultaneous open.
     pub(super) fn send_syn(&mut self, now: u64, network: &mut dyn Network) {
         let answer = self.state == State::SynReceived;
+        let offers = |bit, tunable: &Tunable| if answer { self.has(bit) } else { tunable.is_on() };
         let mut segment = Segment {
             sequence: self.initial,
             flags: Flags::SYN,
             window: Self::syn_window(&self.settings),
             options: Options {
                 maximum_segment: Some(self.path_segment),
-                window_scale: (!answer || self.has(Bits::SCALED)).then_some(WINDOW_SCALE),
-                sack_permitted: !answer || self.has(Bits::SACK),
-                timestamps: (!answer || self.has(Bits::TIMESTAMPS))
+                window_scale: offers(Bits::SCALED, &tunables::WINDOW_SCALING).then_some(WINDOW_SCALE),
+                sack_permitted: offers(Bits::SACK, &tunables::SACK),
+                timestamps: offers(Bits::TIMESTAMPS, &tunables::TIMESTAMPS)
                     .then(|| Timestamps { value: self.timestamp(now), echo: self.recent_timestamp }),
                 ..Options::default()
             },

@@ -10,6 +10,7 @@ use crate::{
         estimator::MILLISECOND,
         segment::{Flags, Options, Segment, Timestamps},
         sequence::Sequence,
+        tunables,
     },
 };
 
@@ -101,6 +102,7 @@ impl Tcb {
         if self.outstanding() == 0
             && now.saturating_sub(self.sent_at) > self.estimator.timeout()
             && self.congestion.window > 10 * segment
+            && tunables::SLOW_START_AFTER_IDLE.is_on()
         {
             self.congestion.idle(segment);
         }

@@ -7,15 +7,11 @@ use rumpuser::NEVER;
 use super::{Bits, Changes, Network, Phase, State, Tcb};
 use crate::tcp::{
     estimator::{MILLISECOND, SECOND},
-    memory,
+    memory, tunables,
 };
 
-/// Retransmissions before the user is told (`net.ipv4.tcp_retries2`).
-const ATTEMPTS: u8 = 15;
 /// The same for a connection that nobody holds any more (`net.ipv4.tcp_orphan_retries`).
 const ORPHAN_ATTEMPTS: u8 = 8;
-/// A listener's answer is sent again so often.
-const ANSWER_ATTEMPTS: u8 = 5;
 
 impl Tcb {
     /// Does what is due. May be called at any time.
@@ -69,7 +65,7 @@ impl Tcb {
     /// How often something is sent again.
     fn attempts_limit(&self) -> u8 {
         match self.has(Bits::ORPHAN) {
-            false => ATTEMPTS,
+            false => tunables::RETRIES.get() as u8,
             true if memory::is_tight() => 1,
             true => ORPHAN_ATTEMPTS,
         }
@@ -91,7 +87,10 @@ impl Tcb {
     }
 
     fn syn_due(&mut self, now: u64, network: &mut dyn Network) -> Changes {
-        let limit = if self.state == State::SynSent { self.settings.syn_retries } else { ANSWER_ATTEMPTS };
+        let limit = match self.state {
+            State::SynSent => self.settings.syn_retries,
+            _ => tunables::ANSWER_RETRIES.get() as u8,
+        };
         if self.is_hopeless(now, limit) {
             return self.give_up();
         }

@@ -2,10 +2,10 @@
 
 use rumpkern::{Errno, Result};
 
-use super::{Bits, Changes, Network, RECEIVE_BUFFER_LIMIT, State, Tcb};
+use super::{Bits, Changes, Network, State, Tcb};
 use crate::{
     packet::Chain,
-    tcp::{estimator::MILLISECOND, memory},
+    tcp::{estimator::MILLISECOND, memory, tunables},
 };
 
 /// The least time over which the reader's speed is measured.
@@ -124,9 +124,13 @@ impl Tcb {
         if now.saturating_sub(self.tuning.1) < round_trip.max(TUNING) {
             return;
         }
-        if self.settings.receive_buffer.is_none() && !memory::is_tight() {
+        if self.settings.receive_buffer.is_none()
+            && tunables::MODERATE_RECEIVE_BUFFER.is_on()
+            && !memory::is_tight()
+        {
             let wanted = self.tuning.0.saturating_mul(2).saturating_add(16 * u32::from(self.typical_segment));
-            self.receive_limit = self.receive_limit.max(wanted.min(RECEIVE_BUFFER_LIMIT));
+            self.receive_limit =
+                self.receive_limit.max(wanted.min(tunables::most(&tunables::RECEIVE_BUFFER)));
         }
         self.tuning = (0, now);
     }
