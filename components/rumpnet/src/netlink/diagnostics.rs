@@ -6,7 +6,7 @@ use rumpkern::{Errno, Result};
 
 use super::{
     Answer,
-    message::{Message, flag},
+    message::{Message, find_word, flag},
     unix_diagnostics,
 };
 use crate::{
@@ -18,6 +18,10 @@ use crate::{
 pub(super) const BY_FAMILY: u16 = 20;
 /// TCPDIAG_GETSOCK, the older request for TCP.
 const TCP_OLD: u16 = 18;
+/// DCCPDIAG_GETSOCK: there is no DCCP.
+const DCCP_OLD: u16 = 19;
+/// INET_DIAG_REQ_PROTOCOL: a protocol whose number takes more than a byte (MPTCP).
+const PROTOCOL: u16 = 3;
 /// Bytes of `struct inet_diag_req_v2`.
 const REQUEST: usize = 56;
 const MEMORY_INFO: u16 = 1;
@@ -29,7 +33,7 @@ const SHUTDOWN: u16 = 8;
 /// What is asked for.
 struct Request {
     family: u8,
-    protocol: u8,
+    protocol: i32,
     extensions: u8,
     states: u32,
 }
@@ -45,13 +49,20 @@ fn read(message: &Message<'_>) -> Result<Request> {
         // struct inet_diag_req: family, lengths, extensions, the identity (48 bytes), states.
         return Ok(Request { family: byte(0)?, protocol: 6, extensions: byte(3)?, states: states(52)? });
     }
-    Ok(Request { family: byte(0)?, protocol: byte(1)?, extensions: byte(2)?, states: states(4)? })
+    let long = bytes.get(REQUEST..).and_then(|rest| find_word(rest, PROTOCOL));
+    let protocol = match long {
+        Some(long) => i32::try_from(long).map_err(|_| Errno::EINVAL)?,
+        None => byte(1)?.into(),
+    };
+    Ok(Request { family: byte(0)?, protocol, extensions: byte(2)?, states: states(4)? })
 }
 
 /// Answers a request; true for a dump.
 pub(super) fn handle(message: &Message<'_>, answer: &mut Answer<'_>) -> Result<bool> {
-    if !matches!(message.kind, BY_FAMILY | TCP_OLD) {
-        return Err(Errno::EINVAL);
+    match message.kind {
+        BY_FAMILY | TCP_OLD => {}
+        DCCP_OLD => return Err(Errno::ENOENT),
+        _ => return Err(Errno::EINVAL),
     }
     let request = read(message)?;
     let domain = match i32::from(request.family) {
@@ -66,7 +77,7 @@ pub(super) fn handle(message: &Message<'_>, answer: &mut Answer<'_>) -> Result<b
     let dumps = message.flags & flag::DUMP == flag::DUMP;
     let wanted = if dumps { None } else { Some(identity(message)?) };
     let mut found = false;
-    sockets::for_each(i32::from(request.protocol), |snapshot| {
+    sockets::for_each(request.protocol, |snapshot| {
         let fits = match wanted {
             Some((local, remote)) => snapshot.local == local && snapshot.remote == remote,
             None => snapshot.domain == domain && request.states >> snapshot.state & 1 == 1,

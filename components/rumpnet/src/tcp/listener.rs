@@ -131,7 +131,8 @@ impl Listener {
 
     /// (Connections that wait to be accepted, the most).
     pub fn backlog(&self) -> (usize, usize) {
-        (self.waiting.load(Ordering::Relaxed), self.backlog.load(Ordering::Relaxed))
+        // One more than was asked for waits, but the number is what was asked for.
+        (self.waiting.load(Ordering::Relaxed), self.backlog.load(Ordering::Relaxed).saturating_sub(1))
     }
 
     /// What connections begin with.

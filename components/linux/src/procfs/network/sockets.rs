@@ -15,6 +15,8 @@ use rumpnet::{
 const TCP: i32 = 6;
 const UDP: i32 = 17;
 const RAW: i32 = 255;
+/// `TCP_LISTEN`.
+const LISTEN: u8 = 10;
 /// `TCP_TIME_WAIT`.
 const TIME_WAIT: u8 = 6;
 
@@ -51,7 +53,7 @@ fn line(number: usize, socket: &Snapshot) -> String {
         end(socket.local),
         end(socket.remote),
         socket.state,
-        socket.send_queue,
+        if socket.state == LISTEN { 0 } else { socket.send_queue },
         socket.receive_queue,
         socket.timer.kind,
         socket.timer.milliseconds / 10,

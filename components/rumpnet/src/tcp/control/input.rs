@@ -238,7 +238,7 @@ impl Tcb {
             State::Closing | State::LastAck | State::TimeWait => None,
             _ => Some(Errno::ECONNRESET),
         };
-        self.receive.clear();
+        // What came before stays readable, as on Linux: often it says why.
         self.finish(error)
     }
 

@@ -312,6 +312,18 @@ fn a_reset_ends_it_only_when_it_is_exact() {
 }
 
 #[test]
+fn what_came_before_a_reset_can_be_read() {
+    run("
+        +0   established
+        +0   < P. 1:11 ack 1
+        +0   < R 11:11
+        +0   state Closed
+        +0   read 10
+        +0   error ECONNRESET
+    ");
+}
+
+#[test]
 fn a_blind_attacker_gets_challenges_and_not_many() {
     run("
         +0   established
