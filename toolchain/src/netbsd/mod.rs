@@ -4,6 +4,8 @@
 
 pub mod patches;
 pub mod series;
+#[cfg(test)]
+mod shipped;
 pub mod tree;
 
 use std::{io, path::PathBuf};
