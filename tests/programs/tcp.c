@@ -1,8 +1,9 @@
 /* A TCP server with epoll, for thousands of connections. Port 7 echoes; port 9 reads nothing and sends as much as goes;
- * port 13 says how many KiB of memory are free, and closes. */
+ * port 13 says how many KiB of memory are free and what sockets there are, and closes. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -52,6 +53,14 @@ static void finish(int descriptor) {
     close(descriptor);
 }
 
+/* Appends a file to what is in the buffer already. */
+static int append(const char *name, int length) {
+    int file = open(name, O_RDONLY);
+    long size = file < 0 ? 0 : read(file, buffer + length, ROOM - length);
+    close(file);
+    return size > 0 ? length + size : length;
+}
+
 static void accept_all(int from) {
     for (;;) {
         int descriptor = accept4(from, NULL, NULL, SOCK_NONBLOCK);
@@ -66,6 +75,7 @@ static void accept_all(int from) {
             struct sysinfo info;
             sysinfo(&info);
             int length = sprintf(buffer, "%lu\n", info.freeram * info.mem_unit / 1024);
+            length = append("/proc/net/sockstat", length);
             if (write(descriptor, buffer, length) != length)
                 perror("write");
             finish(descriptor);

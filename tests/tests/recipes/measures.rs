@@ -18,11 +18,11 @@ fn received(report: &str) -> f64 {
 fn iperf3(server: &mut Server) {
     let (host, port) = server.address(IPERF3_PORT);
     let runs: [&[&str]; 4] = [&[], &["-R"], &["--bidir", "-P", "2"], &["--udp", "-b", "5M", "-l", "1000"]];
-    let mut runs: Vec<_> = runs.map(|options| (host.clone(), options)).into();
+    let mut all: Vec<_> = runs.iter().map(|options| (host.clone(), *options)).collect();
     if let Some(address) = server.network.guest6() {
-        runs.extend(runs[..2].to_vec().into_iter().map(|(_, options)| (address.to_string(), options)));
+        all.extend(runs[..2].iter().map(|options| (address.to_string(), *options)));
     }
-    for (number, (host, options)) in runs.iter().enumerate() {
+    for (number, (host, options)) in all.iter().enumerate() {
         // Between two measurements it doesn't listen.
         server.running.wait_for(&format!("Server listening on {IPERF3_PORT} (test #{})", number + 1));
         let arguments = ["-c", host, "-p", &port, "-t", "1", "--json"];
