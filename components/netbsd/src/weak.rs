@@ -56,3 +56,16 @@ macro_rules! weak_data {
     };
 }
 pub(crate) use weak_data;
+
+/// Gives functions of this crate more names, which give way to others in the image.
+macro_rules! alias {
+    ($($name:ident = $target:ident;)*) => {
+        #[cfg(not(test))]
+        core::arch::global_asm!($(
+            concat!(".weak ", stringify!($name)),
+            concat!(".type ", stringify!($name), ", @function"),
+            concat!(".set ", stringify!($name), ", ", stringify!($target)),
+        )*);
+    };
+}
+pub(crate) use alias;

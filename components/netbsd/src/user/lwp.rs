@@ -18,6 +18,7 @@ use crate::{
     clock::nanoseconds,
     errno::{EAGAIN, EINVAL, ENOTSUP, ESRCH, ETIMEDOUT, Errno},
     thread::{ControlBlock, control_block, set_errno},
+    weak::alias,
 };
 
 /// `LWPCTL_CPU_NONE`: the thread isn't running, as far as others should know. So whoever waits for it sleeps at once;
@@ -421,8 +422,6 @@ pub extern "C" fn _sys_sched_yield() -> c_int {
     0
 }
 
-/// Lets other threads run.
-#[cfg_attr(not(test), unsafe(no_mangle))]
-pub extern "C" fn sched_yield() -> c_int {
-    _sys_sched_yield()
+alias! {
+    sched_yield = _sys_sched_yield;
 }

@@ -21,6 +21,7 @@ use super::{lwp::failed, rump};
 use crate::{
     errno::{EBADF, EINVAL, ENODEV, ENOMEM, Errno},
     thread::set_errno,
+    weak::alias,
 };
 
 /// Where mappings begin that ask for no address.
@@ -177,19 +178,6 @@ pub extern "C" fn mmap(
     }
 }
 
-/// [`mmap`], by the name that libc calls it.
-#[cfg_attr(not(test), unsafe(no_mangle))]
-pub extern "C" fn _mmap(
-    address: *mut c_void,
-    length: usize,
-    protection: c_int,
-    flags: c_int,
-    descriptor: c_int,
-    offset: i64,
-) -> *mut c_void {
-    mmap(address, length, protection, flags, descriptor, offset)
-}
-
 fn change(address: *mut c_void, length: usize, work: impl FnOnce(&dyn Pmap, Range<usize>)) -> c_int {
     let (Some(space), Some(range)) = (space(), range(address as usize, length)) else {
         return failed(EINVAL);
@@ -220,10 +208,10 @@ pub extern "C" fn _sys___msync13(_address: *mut c_void, _length: usize, _flags: 
     0
 }
 
-/// See [`_sys___msync13`].
-#[cfg_attr(not(test), unsafe(no_mangle))]
-pub extern "C" fn __msync13(address: *mut c_void, length: usize, flags: c_int) -> c_int {
-    _sys___msync13(address, length, flags)
+alias! {
+    // libpthread has its own, which may be cancelled.
+    __msync13 = _sys___msync13;
+    _mmap = mmap;
 }
 
 /// Every page is in memory.

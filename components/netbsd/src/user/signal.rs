@@ -13,7 +13,10 @@ use super::{
     lwp::{self, Lwp, TimeSpec, current, failed, monotonic_deadline},
     process,
 };
-use crate::errno::{EAGAIN, EINTR, EINVAL, ESRCH, Errno};
+use crate::{
+    errno::{EAGAIN, EINTR, EINVAL, ESRCH, Errno},
+    weak::alias,
+};
 
 /// Signals are numbered 1 to 63 (`NSIG` is 64).
 const LIMIT: usize = 64;
@@ -193,14 +196,6 @@ pub unsafe extern "C" fn __sigaction14(signal: c_int, new: *const Action, old: *
 /// # Safety
 /// As [`__sigaction14`].
 #[cfg_attr(not(test), unsafe(no_mangle))]
-pub unsafe extern "C" fn sigaction(signal: c_int, new: *const Action, old: *mut Action) -> c_int {
-    // SAFETY: the caller's promise.
-    unsafe { __sigaction14(signal, new, old) }
-}
-
-/// # Safety
-/// As [`__sigaction14`].
-#[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn __sigaction_sigtramp(
     signal: c_int,
     new: *const Action,
@@ -242,20 +237,12 @@ pub unsafe extern "C" fn _sys___sigprocmask14(
     0
 }
 
-/// # Safety
-/// As [`_sys___sigprocmask14`].
-#[cfg_attr(not(test), unsafe(no_mangle))]
-pub unsafe extern "C" fn __sigprocmask14(how: c_int, new: *const SignalSet, old: *mut SignalSet) -> c_int {
-    // SAFETY: the caller's promise.
-    unsafe { _sys___sigprocmask14(how, new, old) }
-}
-
-/// # Safety
-/// As [`_sys___sigprocmask14`].
-#[cfg_attr(not(test), unsafe(no_mangle))]
-pub unsafe extern "C" fn sigprocmask(how: c_int, new: *const SignalSet, old: *mut SignalSet) -> c_int {
-    // SAFETY: the caller's promise.
-    unsafe { _sys___sigprocmask14(how, new, old) }
+alias! {
+    __sigprocmask14 = _sys___sigprocmask14;
+    sigprocmask = _sys___sigprocmask14;
+    sigaction = __sigaction14;
+    sigpending = __sigpending14;
+    __sigsuspend14 = _sys___sigsuspend14;
 }
 
 /// # Safety

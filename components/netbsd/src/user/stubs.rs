@@ -39,6 +39,9 @@ absent! {
     _sys_msgrcv
     _sys_msgsnd
     _sys___wait450
+    _sys_setcontext
+    getcontext
+    swapcontext
 }
 
 /// `posix_spawn` returns its error.

@@ -5,7 +5,12 @@ use core::ffi::{c_int, c_long, c_void};
 use rumpuser::{rumpuser_clock_monotonic, rumpuser_clock_realtime};
 
 use super::lwp::{TimeSpec, failed};
-use crate::{clock::SECOND, errno::EINVAL, thread::control_block, weak::weak};
+use crate::{
+    clock::SECOND,
+    errno::EINVAL,
+    thread::control_block,
+    weak::{alias, weak},
+};
 
 weak! {
     /// The kernel's function, for clocks of threads and processes.
@@ -69,4 +74,9 @@ pub unsafe extern "C" fn __getrusage50(_who: c_int, place: *mut u8) -> c_int {
         place.cast::<TimeValue>().write(time);
     }
     0
+}
+
+alias! {
+    clock_gettime = __clock_gettime50;
+    gettimeofday = __gettimeofday50;
 }
