@@ -72,7 +72,14 @@ extern "sysv64" fn kernel_boot(magic: u32, information: u64, delta: u64) -> ! {
     bmk::boot::start(&platform_hw::PC, image, magic, information, main)
 }
 
+/// Takes the devices for the tree's drivers.
+static COLLECTOR: netbsd::pci::Collector =
+    netbsd::pci::Collector { map: bmk::memory::kernel_map::map_device };
+static DRIVERS: &[&dyn rumpuser::device::Driver] = &[&COLLECTOR];
+
 /// The first thread.
 fn main(payload: &'static [u8], information: BootInformation) {
+    platform_hw::set_drivers(DRIVERS);
+    bmk::platform::platform().start_devices();
     netbsd::start(payload, &information.command_line)
 }

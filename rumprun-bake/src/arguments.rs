@@ -135,6 +135,13 @@ pub struct BakeArguments {
     /// Read programs, environment, mounts and networks from a file: TOML, or rumprun's JSON.
     #[arg(long = "config", id = "config_file", value_name = "FILE")]
     pub configuration: Option<PathBuf>,
+    /// What the kernel is made of: the built-in components, or those of an installed NetBSD component set. Programs for
+    /// NetBSD are linked by x86_64-rumprun-netbsd-cc.
+    #[arg(long, value_name = "builtin|netbsd[:SET]", default_value = "builtin", hide_default_value = true)]
+    pub kernel: String,
+    /// More components of the NetBSD component set, by name.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub components: Vec<String>,
     /// Set a variable in the programs' environment.
     #[arg(long = "env", value_name = "NAME=VALUE")]
     pub environment: Vec<OsString>,

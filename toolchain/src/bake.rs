@@ -1,6 +1,9 @@
 //! Baking: from programs and trees to an image file.
 
-use std::path::{Path, PathBuf};
+use std::{
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+};
 
 use image::{
     config::{Configuration, Program},
@@ -16,6 +19,7 @@ use crate::{
     follow::{self, Follower},
     hash, kernel,
     manifest::Manifest,
+    netbsd::{self, link::Link},
     output::{self, Output},
     package,
     programs::Request,
@@ -66,8 +70,19 @@ pub struct BakeRequest {
     pub files: Vec<(Vec<u8>, Node)>,
     /// What programs of [`BakeRequest::files`] are made of, for the bill of materials.
     pub components: Vec<sbom::Component>,
+    /// Linked with a NetBSD component set instead of the built-in one.
+    pub netbsd: Option<NetbsdRequest>,
     /// Everything else of the configuration; its programs are run after [`BakeRequest::programs`].
     pub configuration: Configuration,
+}
+
+/// An image on a NetBSD component set.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NetbsdRequest {
+    /// The set's directory.
+    pub set: PathBuf,
+    /// Components beside those that every image gets.
+    pub components: Vec<String>,
 }
 
 /// Why a bake failed.
@@ -88,6 +103,9 @@ pub enum Error {
     /// No kernel.
     #[error(transparent)]
     Kernel(#[from] kernel::Error),
+    /// The NetBSD component set.
+    #[error(transparent)]
+    Netbsd(#[from] netbsd::Error),
     /// What is in the image can't be told.
     #[error(transparent)]
     Sbom(#[from] sbom::Error),
@@ -114,10 +132,18 @@ pub fn bake(request: &BakeRequest, report: &dyn Report) -> Result<Manifest, Erro
     collection.exclude(output.temporary_path());
     collection.exclude(&request.output);
     let (configuration, mut tree) = prepare(request, collection, report)?;
-    let kernel = kernel::kernel(request.config, report)?;
+    let kernel = match &request.netbsd {
+        None => kernel::kernel(request.config, report)?,
+        Some(wanted) => {
+            let programs: Vec<PathBuf> = configuration.programs.iter().map(host_path).collect();
+            let link = Link { set: &wanted.set, components: &wanted.components, programs: &programs };
+            netbsd::link::link(&link, report)?
+        }
+    };
     report.step("packing the root file system");
     let sha256 = hash::bytes(&kernel);
-    let in_kernel = sbom::Kernel { crates: kernel::crates(request.config, &sha256)?, sha256 };
+    let crates = if request.netbsd.is_some() { Vec::new() } else { kernel::crates(request.config, &sha256)? };
+    let in_kernel = sbom::Kernel { crates, sha256 };
     sbom::add(&mut tree, &configuration.hostname, &in_kernel, &request.components)?;
     let kernel = Kernel::parse(&kernel)?;
     let layout = writer::Layout::new(&tree)?;
@@ -145,6 +171,11 @@ pub fn bake(request: &BakeRequest, report: &dyn Report) -> Result<Manifest, Erro
     make(&elf_path, output.temporary_path(), folder.path(), serial(&manifest))?;
     output.finish()?;
     Ok(manifest)
+}
+
+/// Where a program of a NetBSD component set is on the host: it is linked in, not a file of the image.
+fn host_path(program: &Program) -> PathBuf {
+    std::ffi::OsStr::from_bytes(&program.path).into()
 }
 
 /// A number for file systems, different for different images.
@@ -188,7 +219,7 @@ fn prepare(
     for wanted in &request.programs {
         let Some((name, _)) = wanted.words.split_first() else { continue };
         configuration.programs.push(Program {
-            path: follower.add_program(name)?,
+            path: if request.netbsd.is_some() { name.clone() } else { follower.add_program(name)? },
             arguments: wanted.words.clone(),
             environment: Vec::new(),
             working_directory: None,
@@ -196,7 +227,9 @@ fn prepare(
         });
     }
     for mut program in baked {
-        program.path = follower.add_program(&program.path)?;
+        if request.netbsd.is_none() {
+            program.path = follower.add_program(&program.path)?;
+        }
         configuration.programs.push(program);
     }
     follower.follow_trees()?;

@@ -22,6 +22,8 @@ pub const KERNEL_VARIABLE: &str = "RUMPRUN_BAKE_KERNEL";
 const SOURCES: &[&str] =
     &["Cargo.toml", "Cargo.lock", "image", "rumpuser", "bmk", "platform-hw", "components", "kernel"];
 const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// The platform for components of a NetBSD tree, relative to the source directory: a package of its own.
+const NETBSD_PLATFORM: &str = "kernel-netbsd";
 /// The linker script, relative to the source directory.
 const LINKER_SCRIPT: &str = "kernel/link.ld";
 /// How many kernels are kept.
@@ -108,10 +110,39 @@ pub fn kernel(config: &Config, report: &dyn Report) -> Result<Vec<u8>, Error> {
         return fs::read(&path).map_err(host_error(Path::new(&path).display()));
     }
     let source = source_directory()?;
-    let cache = cache_directory()?;
     let flags = flags(&source);
-    let key = key(config, &source, &flags)?;
-    let kept = cache.join("kernels").join(format!("{}-{key}", config.name));
+    let key = key(config.features, SOURCES, &source, &flags)?;
+    cached(&format!("{}-{key}", config.name), &source, report, |target| {
+        let built = build("kernel", config.features, &source, target, &flags, report)?;
+        let built = built.join("kernel");
+        fs::read(&built).map_err(host_error(built.display()))
+    })
+}
+
+/// The platform that components of a NetBSD tree are linked with: an object that `finish` makes of the archive of
+/// compiled code at a path. `recipe` is a number of what `finish` does.
+pub fn netbsd_platform(
+    recipe: &str,
+    report: &dyn Report,
+    finish: impl FnOnce(&Path) -> Result<Vec<u8>, Error>,
+) -> Result<Vec<u8>, Error> {
+    let source = source_directory()?;
+    let flags = flags(&source);
+    let key = key(&[], &[SOURCES, &[NETBSD_PLATFORM]].concat(), &source, &flags)?;
+    cached(&format!("netbsd{recipe}-{key}"), &source, report, |target| {
+        finish(&build(NETBSD_PLATFORM, &[], &source, target, &flags, report)?.join("libkernel_netbsd.a"))
+    })
+}
+
+/// What the cache has by a name, or what `make` builds in the build directory that it gets.
+fn cached(
+    name: &str,
+    source: &Path,
+    report: &dyn Report,
+    make: impl FnOnce(&Path) -> Result<Vec<u8>, Error>,
+) -> Result<Vec<u8>, Error> {
+    let cache = cache_directory()?;
+    let kept = cache.join("kernels").join(name);
     if let Ok(bytes) = fs::read(&kept) {
         return Ok(bytes);
     }
@@ -129,8 +160,7 @@ pub fn kernel(config: &Config, report: &dyn Report) -> Result<Vec<u8>, Error> {
         }
     }
     report.step("building the kernel (once; it is kept for the next bake)");
-    let built = build(config, &source, &target, &flags, report)?;
-    let bytes = fs::read(&built).map_err(host_error(built.display()))?;
+    let bytes = make(&target)?;
     // Whoever reads the cache meanwhile sees the whole kernel or none.
     let mut temporary =
         tempfile::NamedTempFile::new_in(cache.join("kernels")).map_err(host_error("the kernel cache"))?;
@@ -207,11 +237,11 @@ pub fn cache_key(config: &Config) -> Result<String, Error> {
         return Ok(short_hash(&fs::read(&path).map_err(host_error(Path::new(&path).display()))?));
     }
     let source = source_directory()?;
-    key(config, &source, &flags(&source))
+    key(config.features, SOURCES, &source, &flags(&source))
 }
 
 /// What decides how a kernel comes out, hashed.
-fn key(config: &Config, source: &Path, flags: &[String]) -> Result<String, Error> {
+fn key(features: &[&str], sources: &[&str], source: &Path, flags: &[String]) -> Result<String, Error> {
     let mut hash = Sha256::new();
     let mut part = |bytes: &[u8]| {
         hash.update((bytes.len() as u64).to_le_bytes());
@@ -220,11 +250,11 @@ fn key(config: &Config, source: &Path, flags: &[String]) -> Result<String, Error
     let version =
         Command::new("rustc").arg("-vV").current_dir(source).output().map_err(|_| Error::NoTool("rustc"))?;
     part(&version.stdout);
-    for text in flags.iter().map(String::as_str).chain(config.features.iter().copied()) {
+    for text in flags.iter().map(String::as_str).chain(features.iter().copied()) {
         part(text.as_bytes());
     }
     let mut files = Vec::new();
-    for name in SOURCES {
+    for name in sources {
         list(&source.join(name), &mut files)?;
     }
     files.sort();
@@ -259,17 +289,19 @@ fn list(path: &Path, files: &mut Vec<PathBuf>) -> Result<(), Error> {
     Ok(())
 }
 
+/// Builds a package; returns the directory with what comes of it.
 fn build(
-    config: &Config,
+    package: &str,
+    features: &[&str],
     source: &Path,
     target: &Path,
     flags: &[String],
     report: &dyn Report,
 ) -> Result<PathBuf, Error> {
     let mut command = Command::new("cargo");
-    command.args(["build", "--package", "kernel", "--profile", "kernel", "--target", TARGET]);
-    if !config.features.is_empty() {
-        command.args(["--features", &config.features.join(",")]);
+    command.args(["build", "--package", package, "--profile", "kernel", "--target", TARGET]);
+    if !features.is_empty() {
+        command.args(["--features", &features.join(",")]);
     }
     command
         .current_dir(source)
@@ -298,7 +330,7 @@ fn build(
         let shown: Vec<_> = lines[first..].iter().take(ERROR_LINES).map(String::as_str).collect();
         return Err(Error::Build(shown.join("\n")));
     }
-    Ok(target.join(TARGET).join("kernel/kernel"))
+    Ok(target.join(TARGET).join("kernel"))
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ pub mod memory;
 pub mod modules;
 pub mod mutex;
 pub mod network;
+pub mod pci;
 pub mod proxy;
 pub mod read_write_lock;
 pub mod thread;

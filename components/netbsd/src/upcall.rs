@@ -106,6 +106,14 @@ pub(crate) fn schedule(locks: c_int, interlock: *mut c_void) {
     }
 }
 
+/// Gives the calling thread, which isn't the rump kernel's, an LWP of the kernel's own process.
+pub(crate) fn become_kernel_thread() {
+    if let Some(new) = upcalls().and_then(|upcalls| upcalls.lwproc_newlwp) {
+        // SAFETY: the rump kernel's function; process 0 is the kernel.
+        with_cpu(|| unsafe { new(0) });
+    }
+}
+
 /// Runs `work` with a virtual CPU, for threads that aren't the rump kernel's.
 pub(crate) fn with_cpu<R>(work: impl FnOnce() -> R) -> R {
     if let Some(function) = upcalls().and_then(|upcalls| upcalls.schedule) {

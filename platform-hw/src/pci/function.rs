@@ -168,4 +168,8 @@ impl PciDevice for Function {
     fn establish_interrupts(&self, handlers: Vec<InterruptHandler>) -> bool {
         interrupts::establish(self, handlers)
     }
+
+    fn establish_pin_interrupt(&self, handler: InterruptHandler) -> bool {
+        interrupts::establish_pin(self, handler)
+    }
 }

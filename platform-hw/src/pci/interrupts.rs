@@ -92,7 +92,8 @@ fn establish_msi(function: &Function, capability: u16, handler: InterruptHandler
     true
 }
 
-fn establish_pin(function: &Function, handler: InterruptHandler) -> bool {
+/// See [`PciDevice::establish_pin_interrupt`].
+pub fn establish_pin(function: &Function, handler: InterruptHandler) -> bool {
     let Some((interrupt, signal)) = pin_interrupt(function) else { return false };
     function.change_command(0, COMMAND_PIN_OFF);
     interrupts::establish(interrupt, signal, handler)

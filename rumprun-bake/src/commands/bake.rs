@@ -4,7 +4,7 @@ use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::PathBuf, process::ExitCode}
 
 use anyhow::{Context, Result, bail};
 use toolchain::{
-    bake::{self, BakeRequest, TreeRequest},
+    bake::{self, BakeRequest, NetbsdRequest, TreeRequest},
     configs, configuration, output, package, programs,
 };
 
@@ -46,6 +46,7 @@ pub fn bake(arguments: &BakeArguments, progress: &Progress) -> Result<ExitCode> 
         packages: package::Selection { names: packages, ..Default::default() },
         files: Vec::new(),
         components: Vec::new(),
+        netbsd: netbsd(arguments)?,
         configuration,
     };
     output::remove_on_signals().context("cannot catch signals")?;
@@ -63,6 +64,18 @@ pub fn bake(arguments: &BakeArguments, progress: &Progress) -> Result<ExitCode> 
         ));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The NetBSD component set that is asked for.
+fn netbsd(arguments: &BakeArguments) -> Result<Option<NetbsdRequest>> {
+    let name = match arguments.kernel.split_once(':') {
+        _ if arguments.kernel == "builtin" => return Ok(None),
+        _ if arguments.kernel == "netbsd" => None,
+        Some(("netbsd", name)) => Some(name),
+        _ => bail!("--kernel {}: there are `builtin`, `netbsd` and `netbsd:SET`", arguments.kernel),
+    };
+    let set = toolchain::netbsd::link::set_directory(name)?;
+    Ok(Some(NetbsdRequest { set, components: arguments.components.clone() }))
 }
 
 /// Reads `DIR[:AT]`. A folder whose name has a colon is meant as it is.

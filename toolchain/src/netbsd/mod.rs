@@ -2,11 +2,14 @@
 //!
 //! [`tree`] says what a tree is; [`patches`] applies the patches of a [`series`] to it.
 
+pub mod link;
 pub mod patches;
+pub mod platform;
 pub mod series;
 #[cfg(test)]
 mod shipped;
 pub mod tree;
+pub mod wrapper;
 
 use std::{io, path::PathBuf};
 

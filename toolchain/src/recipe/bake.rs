@@ -155,6 +155,7 @@ fn request(
     let mut files = obtained.files;
     files.extend(recipe.files.iter().cloned());
     Ok(BakeRequest {
+        netbsd: None,
         config: recipe.config,
         output: output.into(),
         format,

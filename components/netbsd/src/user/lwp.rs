@@ -317,6 +317,17 @@ pub fn park(lwp: &Lwp, deadline: u64) -> Errno {
     }
 }
 
+/// Sleeps until `deadline`; returns whether a signal ended the sleep. An unpark is kept for the next park.
+pub fn sleep(lwp: &Lwp, deadline: u64) -> bool {
+    while rumpuser_clock_monotonic() < deadline {
+        if signal::deliver(lwp) {
+            return true;
+        }
+        rumpuser_park(deadline);
+    }
+    false
+}
+
 /// # Safety
 /// `time` is null or a time.
 #[cfg_attr(not(test), unsafe(no_mangle))]

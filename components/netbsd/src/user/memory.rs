@@ -60,6 +60,14 @@ pub fn enter_address_space() {
     rumpuser_pmap_activate(space());
 }
 
+/// The frame of a program's address; `None` for the kernel's.
+pub fn frame_at(address: usize) -> Option<rumpuser::Frame> {
+    if address >= END {
+        return None;
+    }
+    Some(space()?.query(address & !(PAGE_SIZE - 1))?.0)
+}
+
 fn protection(bits: c_int) -> Protection {
     let mut protection = Protection::empty();
     protection.set(Protection::READ, bits != 0);

@@ -4,10 +4,10 @@ use core::ffi::{c_int, c_long, c_void};
 
 use rumpuser::{rumpuser_clock_monotonic, rumpuser_clock_realtime};
 
-use super::lwp::{TimeSpec, failed};
+use super::lwp::{TimeSpec, current, failed, sleep};
 use crate::{
-    clock::SECOND,
-    errno::EINVAL,
+    clock::{self, SECOND},
+    errno::{EINTR, EINVAL},
     thread::control_block,
     weak::{alias, weak},
 };
@@ -37,6 +37,31 @@ pub unsafe extern "C" fn __clock_gettime50(clock: c_int, place: *mut TimeSpec) -
     // SAFETY: the caller's promise.
     unsafe { *place = TimeSpec { seconds: (now / SECOND) as i64, nanoseconds: (now % SECOND) as c_long } };
     0
+}
+
+/// `nanosleep`, in front of the kernel's, which counts in ticks of its clock.
+///
+/// # Safety
+/// `time` is a time, `left` null or a place for one.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn __wrap__sys___nanosleep50(time: *const TimeSpec, left: *mut TimeSpec) -> c_int {
+    let Some(lwp) = current() else { return failed(EINVAL) };
+    // SAFETY: the caller's promise.
+    let time = unsafe { *time };
+    if time.seconds < 0 || !(0..SECOND as c_long).contains(&time.nanoseconds) {
+        return failed(EINVAL);
+    }
+    let deadline = clock::deadline(time.seconds, time.nanoseconds);
+    if !sleep(lwp, deadline) {
+        return 0;
+    }
+    let rest = deadline.saturating_sub(rumpuser_clock_monotonic());
+    if !left.is_null() {
+        let rest = TimeSpec { seconds: (rest / SECOND) as i64, nanoseconds: (rest % SECOND) as c_long };
+        // SAFETY: the caller's promise.
+        unsafe { *left = rest };
+    }
+    failed(EINTR)
 }
 
 /// `struct timeval`.

@@ -1,0 +1,282 @@
+//! An image's kernel on a NetBSD component set: the platform, the tree's components, the programs and their libraries,
+//! linked into one file.
+//!
+//! A program is a relocatable object, as the compiler wrappers ([`super::wrapper`]) make it.
+
+use std::{
+    env, fmt, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use object::{Object, ObjectKind, ObjectSection, ObjectSymbol};
+
+use super::{Error, host, platform};
+use crate::{kernel, report::Report};
+
+/// Names the directory of a component set, instead of an installed one.
+pub const SET_VARIABLE: &str = "RUMPRUN_BAKE_NETBSD_SET";
+/// Names the directory for what users keep, instead of the XDG data directory.
+const DATA_VARIABLE: &str = "RUMPRUN_BAKE_DATA";
+/// The section that marks a program, and what is in it.
+pub const MARK_SECTION: &str = ".note.rumprun.program";
+/// See [`MARK_SECTION`].
+pub const MARK: &[u8] = b"x86_64-rumprun-netbsd\0";
+/// The linker script, relative to the source directory.
+const LINKER_SCRIPT: &str = "kernel-netbsd/link.ld";
+
+/// Components that every image gets, as far as the set has them: what files, sockets, and the drivers of virtual
+/// machines need.
+const COMPONENTS: &[&str] = &[
+    "rump",
+    "rumpvfs",
+    "rumpdev",
+    "rumpnet",
+    "rumpkern_tty",
+    "rumpkern_bmktc",
+    "rumpdev_bpf",
+    "rumpdev_disk",
+    "rumpdev_rnd",
+    "rumpdev_pci",
+    "rumpdev_pci_virtio",
+    "rumpdev_pci_if_wm",
+    "rumpdev_miiphy",
+    "rumpdev_virtio_if_vioif",
+    "rumpdev_virtio_ld",
+    "rumpdev_virtio_viornd",
+    "rumpnet_net",
+    "rumpnet_netinet",
+    "rumpnet_netinet6",
+    "rumpnet_local",
+    "rumpfs_cd9660",
+    "rumpfs_ext2fs",
+    "rumpfs_ffs",
+    "rumpfs_kernfs",
+    "rumpfs_msdos",
+    "rumpfs_tmpfs",
+];
+/// Libraries that every program may use without asking, as far as the set has them.
+const LIBRARIES: &[&str] = &["pthread", "c"];
+/// Functions and variables of libc and libpthread that the platform looks for.
+const LOOKED_FOR: &[&str] = &[
+    "__progname",
+    "__ps_strings",
+    "_libc_init",
+    "environ",
+    "exit",
+    "pthread_attr_init",
+    "pthread_attr_setdetachstate",
+    "pthread_attr_setstacksize",
+    "pthread_create",
+];
+/// Functions of the kernel that the platform puts itself in front of (`ld --wrap`).
+const WRAPPED: &[&str] = &["_sys___nanosleep50"];
+
+/// What is linked.
+#[derive(Debug, Clone)]
+pub struct Link<'a> {
+    /// The directory of the component set.
+    pub set: &'a Path,
+    /// Components beside those that every image gets, by name (`rumpfs_nfs`).
+    pub components: &'a [String],
+    /// The programs, in the order of the configuration.
+    pub programs: &'a [PathBuf],
+}
+
+/// The directory of a component set: a path, the name of an installed set, or the only one that is installed.
+pub fn set_directory(name: Option<&str>) -> Result<PathBuf, Error> {
+    if let Some(path) = env::var_os(SET_VARIABLE).filter(|_| name.is_none()) {
+        return Ok(path.into());
+    }
+    if let Some(path) = name.map(Path::new).filter(|path| path.components().count() > 1) {
+        return Ok(path.into());
+    }
+    let directory = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let data = directory(DATA_VARIABLE)
+        .or_else(|| Some(directory("XDG_DATA_HOME")?.join("rumprun-bake")))
+        .or_else(|| Some(directory("HOME")?.join(".local/share/rumprun-bake")))
+        .ok_or_else(|| {
+            Error::Other(format!("no data directory: set HOME, XDG_DATA_HOME or {DATA_VARIABLE}"))
+        })?;
+    let folder = data.join("netbsd");
+    let mut installed: Vec<PathBuf> = fs::read_dir(&folder)
+        .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
+        .unwrap_or_default();
+    installed.retain(|path| path.join("set.json").is_file());
+    installed.sort();
+    match name {
+        Some(name) => installed
+            .into_iter()
+            .find(|path| path.ends_with(name))
+            .ok_or_else(|| Error::Other(format!("no NetBSD component set {name} in {}", folder.display()))),
+        None => match installed.as_slice() {
+            [one] => Ok(one.clone()),
+            [] => Err(Error::Other(
+                "no NetBSD component set is installed: `rumprun-bake netbsd build --src DIR` makes one"
+                    .into(),
+            )),
+            several => Err(Error::Other(format!(
+                "several NetBSD component sets are installed: say which of {}",
+                Names(several)
+            ))),
+        },
+    }
+}
+
+struct Names<'a>(&'a [PathBuf]);
+
+impl fmt::Display for Names<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        for (index, path) in self.0.iter().enumerate() {
+            let separator = if index > 0 { ", " } else { "" };
+            write!(formatter, "{separator}{}", path.file_name().unwrap_or_default().display())?;
+        }
+        Ok(())
+    }
+}
+
+/// Links; returns the kernel.
+pub fn link(request: &Link<'_>, report: &dyn Report) -> Result<Vec<u8>, Error> {
+    let set = request.set.canonicalize().map_err(host(request.set.display()))?;
+    let components = components(&set, request.components)?;
+    let folder = tempfile::tempdir().map_err(host("a temporary folder"))?;
+    let object = folder.path().join("platform.o");
+    fs::write(&object, platform::object(report)?).map_err(host(object.display()))?;
+    report.step("linking with NetBSD's components");
+    let mut script = String::new();
+    let mut roots: Vec<String> = LOOKED_FOR.iter().map(|&name| name.into()).collect();
+    let mut programs = Vec::new();
+    for (index, program) in request.programs.iter().enumerate() {
+        let main = format!("netbsd_program_{index}_main");
+        programs.push(private(program, &main, request.programs.len() > 1, folder.path(), index)?);
+        script.push_str(&format!("QUAD({main})\n"));
+        roots.push(main);
+    }
+    if request.programs.is_empty() {
+        script.push_str("QUAD(0)\n");
+    }
+    let names = folder.path().join("programs.ld");
+    fs::write(&names, script).map_err(host(names.display()))?;
+    let source = kernel::source_directory().map_err(|error| Error::Other(error.to_string()))?;
+    let output = folder.path().join("kernel");
+    let mut command = Command::new("cc");
+    command.args([
+        "-nostdlib",
+        "-static",
+        "-no-pie",
+        "-Wl,--gc-sections",
+        "-Wl,--build-id=none",
+        "-Wl,-z,noexecstack",
+    ]);
+    command.arg(format!("-Wl,-T,{}", source.join(LINKER_SCRIPT).display()));
+    command.arg("-L").arg(folder.path()).arg("-L").arg(set.join("lib"));
+    // The script takes in the list of programs, which the linker looks for here first.
+    command.current_dir(folder.path());
+    command.args(roots.iter().map(|name| format!("-Wl,-u,{name}")));
+    command.args(WRAPPED.iter().map(|name| format!("-Wl,--wrap={name}")));
+    command.arg("-o").arg(&output).arg(&object).args(&programs);
+    command.arg("-Wl,--whole-archive").args(&components).arg("-Wl,--no-whole-archive");
+    command.arg("-Wl,--start-group");
+    let present = |name: &&&str| set.join(format!("lib/lib{name}.a")).is_file();
+    command.args(LIBRARIES.iter().filter(present).map(|name| format!("-l{name}")));
+    command.arg("-lgcc").arg("-Wl,--end-group");
+    platform::run(&mut command).map_err(|error| Error::Other(explain(&error.to_string())))?;
+    fs::read(&output).map_err(host(output.display()))
+}
+
+/// What the linker says, shortened to what is missing.
+fn explain(said: &str) -> String {
+    let mut missing: Vec<&str> = said
+        .lines()
+        .filter_map(|line| line.split_once("undefined reference to `")?.1.strip_suffix('\''))
+        .collect();
+    missing.sort_unstable();
+    missing.dedup();
+    if missing.is_empty() {
+        return said.into();
+    }
+    format!(
+        "the programs or components use what neither the set nor the platform has: {}",
+        missing.join(", ")
+    )
+}
+
+/// The archives of the components, the ones that every image gets first.
+fn components(set: &Path, more: &[String]) -> Result<Vec<PathBuf>, Error> {
+    let folder = set.join("lib/rump");
+    if !folder.is_dir() {
+        return Err(Error::Other(format!("{}: no NetBSD component set there", set.display())));
+    }
+    let archive = |name: &str| folder.join(format!("lib{name}.a"));
+    let mut found: Vec<PathBuf> =
+        COMPONENTS.iter().map(|name| archive(name)).filter(|path| path.is_file()).collect();
+    for name in more {
+        let path = archive(name);
+        if !path.is_file() {
+            return Err(Error::Other(format!("the component set has no component {name}")));
+        }
+        if !found.contains(&path) {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+/// Checks that a file is a program of ours: a relocatable object with a `main`.
+pub fn check_program(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let wrong = |what: &str| {
+        Error::Other(format!(
+            "{}: {what}; a program for the NetBSD component set is compiled and linked by x86_64-rumprun-netbsd-cc",
+            path.display()
+        ))
+    };
+    let file = object::File::parse(bytes).map_err(|_| wrong("not an object file"))?;
+    if file.architecture() != object::Architecture::X86_64 || file.kind() != ObjectKind::Relocatable {
+        return Err(wrong("not a relocatable object for x86-64"));
+    }
+    let mark = file.section_by_name(MARK_SECTION).and_then(|section| section.data().ok());
+    if mark.is_none_or(|mark| !mark.starts_with(MARK)) {
+        return Err(wrong("linked for another system"));
+    }
+    let main = file
+        .symbols()
+        .any(|symbol| symbol.is_global() && symbol.is_definition() && symbol.name() == Ok("main"));
+    if main { Ok(()) } else { Err(wrong("it has no function main")) }
+}
+
+/// A copy of a program whose `main` has a name of its own. Beside other programs, all its names are private.
+fn private(program: &Path, main: &str, others: bool, folder: &Path, index: usize) -> Result<PathBuf, Error> {
+    let bytes = fs::read(program).map_err(host(program.display()))?;
+    check_program(program, &bytes)?;
+    let copy = folder.join(format!("program{index}.o"));
+    platform::run(
+        Command::new("objcopy").arg(format!("--redefine-sym=main={main}")).arg(program).arg(&copy),
+    )?;
+    if others {
+        // The order of the two matters, so they aren't one step.
+        platform::run(Command::new("objcopy").arg(format!("--keep-global-symbol={main}")).arg(&copy))?;
+    }
+    Ok(copy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named_once() {
+        let said = "ld fails:\na.o: in function `f':\na.c:(.text+0x1): undefined reference to `zlibVersion'\n\
+                    a.c:(.text+0x9): undefined reference to `zlibVersion'\n";
+        assert!(explain(said).ends_with(": zlibVersion"));
+        assert_eq!(explain("cc fails:\nno memory"), "cc fails:\nno memory");
+    }
+
+    #[test]
+    fn other_files_are_not_programs() {
+        let own = std::env::current_exe().expect("this test");
+        let bytes = fs::read(&own).expect("this test");
+        let message = check_program(&own, &bytes).expect_err("an executable").to_string();
+        assert!(message.contains("not a relocatable object"), "{message}");
+        assert!(check_program(&own, b"#!/bin/sh").is_err());
+    }
+}
