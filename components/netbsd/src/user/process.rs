@@ -113,5 +113,5 @@ pub fn shut_down(status: u8) -> ! {
 /// The number of the caller's process.
 pub fn getpid_of_caller() -> c_int {
     // SAFETY: the kernel's function.
-    rump::rump___sysimpl_getpid_with_ppid().map_or(1, |getpid| unsafe { getpid() })
+    rump::rump___sysimpl_getpid().map_or(1, |getpid| unsafe { getpid() })
 }

@@ -27,7 +27,7 @@ weak! {
     /// Shuts the kernel down.
     fn rump___sysimpl_reboot(c_int, *mut c_char) -> c_int;
     /// The number of the caller's process.
-    fn rump___sysimpl_getpid_with_ppid() -> c_int;
+    fn rump___sysimpl_getpid() -> c_int;
     /// Reads a file at an offset.
     fn rump___sysimpl_pread(c_int, *mut c_void, usize, i64) -> isize;
     /// Makes a directory.
