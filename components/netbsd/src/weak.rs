@@ -1,6 +1,6 @@
 //! References to functions of C that an image may lack: what isn't linked is null.
 
-/// Declares functions of C that may be absent, each as a function that yields its address.
+/// Declares functions of C that may be absent, each as a function that yields its address. Each is declared once.
 macro_rules! weak {
     ($($(#[$attribute:meta])* fn $name:ident($($argument:ty),*) $(-> $result:ty)?;)*) => {
         core::arch::global_asm!(
