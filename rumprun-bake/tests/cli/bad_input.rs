@@ -2,6 +2,8 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 
+use toolchain::{collect::Collection, follow::Follower};
+
 use crate::support::Bench;
 
 /// A program of the host, dynamic, that the tests damage.
@@ -65,14 +67,19 @@ fn lying_headers() {
     // Offset and count of the program headers, and what each says of its segment.
     let headers = 64..64 + 56 * usize::from(program()[56]);
     let places = (32..40).chain([54, 56]).chain(headers.step_by(4));
-    for place in places {
+    for (index, place) in places.enumerate() {
         for value in [0xff, 0x80] {
             let mut bad = program();
             bad[place..place + 4].fill(value);
-            bench.file("liar", &bad);
-            let output = bench.run(["-q", "bake", "hw_direct", "out.elf", "./liar"]);
-            // Many fields don't matter to the baker; none may crash it.
-            assert!(matches!(output.status.code(), Some(0 | 1)), "{place}: {output:?}");
+            let liar = bench.file("liar", &bad);
+            // Many fields don't matter to the baker; none may crash it. What else it does with a program is the same
+            // for each of them, so that a few whole bakes do.
+            let mut follower = Follower::new(Collection::default());
+            let followed = follower.add_program(liar.as_os_str().as_encoded_bytes()).is_ok();
+            if index % 50 == 0 {
+                let output = bench.run(["-q", "bake", "hw_direct", "out.elf", "./liar"]);
+                assert_eq!(output.status.code(), Some(i32::from(!followed)), "{place}: {output:?}");
+            }
         }
     }
 }
