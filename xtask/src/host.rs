@@ -3,6 +3,8 @@
 use std::{
     env,
     ffi::OsStr,
+    fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -113,6 +115,36 @@ fn is_root() -> bool {
     output(Command::new("id").arg("--user")).is_ok_and(|user| user.trim() == "0")
 }
 
+/// What Debian asks before an installed service is started.
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+/// 101: it is not to be started (policy-rc.d's interface, section "Exit status").
+const DENY: &str =
+    "#!/bin/sh\n# Made by `cargo xtask` for an installation; remove it if that is over.\nexit 101\n";
+
+/// While it lives, packages that are installed don't start their services.
+struct Quiet(bool);
+
+impl Quiet {
+    /// A policy of the host's own stays as it is.
+    fn begin() -> Result<Self> {
+        let present = fs::read(POLICY).ok();
+        let ours = present.as_ref().is_none_or(|policy| policy == DENY.as_bytes());
+        if ours {
+            fs::write(POLICY, DENY).with_context(|| format!("cannot write {POLICY}"))?;
+            fs::set_permissions(POLICY, fs::Permissions::from_mode(0o755))?;
+        }
+        Ok(Quiet(ours))
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        if self.0 {
+            let _ = fs::remove_file(POLICY);
+        }
+    }
+}
+
 /// Installs those of `packages` that are missing, saying so. Without root, says which command does it.
 pub fn install(packages: &[&str]) -> Result<()> {
     let missing: Vec<&str> = packages.iter().copied().filter(|package| !installed(package)).collect();
@@ -126,6 +158,7 @@ pub fn install(packages: &[&str]) -> Result<()> {
         );
     }
     eprintln!("installing Debian packages: {names}");
+    let _quiet = Quiet::begin()?;
     let apt = |arguments: &[&str]| {
         let mut command = Command::new("apt-get");
         command.args(["-qq", "-o", "Dpkg::Use-Pty=0"]).args(arguments);
