@@ -1,7 +1,13 @@
 //! What the kernel reads of an image: payload, configuration, symbols, root file system; and the manifest.
 #![no_main]
 
-use image::{config::Configuration, payload::Payload, rootfs::RootFs, symbols};
+use image::{
+    compressed::CLUSTER,
+    config::Configuration,
+    payload::Payload,
+    rootfs::{Data, RootFs},
+    symbols,
+};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     if let Ok(payload) = Payload::parse(bytes) {
@@ -19,9 +25,15 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
 
 fn walk(bytes: &[u8]) {
     let Ok(rootfs) = RootFs::parse(bytes) else { return };
+    let mut cluster = vec![0; CLUSTER];
     for number in 0..rootfs.inode_count().min(1000) {
         let Some(inode) = rootfs.inode(number as u32) else { continue };
-        rootfs.data(inode);
+        rootfs.target(inode);
+        if let Some(Data::Compressed(compressed)) = rootfs.data(inode) {
+            for index in 0..4 {
+                let _ = compressed.cluster(index, &mut cluster);
+            }
+        }
         for entry in rootfs.entries(inode).iter().take(1000) {
             rootfs.name(entry);
         }

@@ -9,6 +9,8 @@ use std::{
 };
 
 use crate::{
+    compressed,
+    rootfs::{STORED_COMPRESSED, STORED_PLAIN},
     tree::{Content, Kind, NodeId, Tree},
     writer::{CHUNK, Error, Numbers, round_up},
 };
@@ -16,58 +18,116 @@ use crate::{
 /// Where file data goes.
 pub(crate) struct Placed<'a> {
     /// Of each regular file, from the start of the root file system.
-    pub(crate) offsets: HashMap<NodeId, u64>,
-    /// What is written, in order.
-    pub(crate) data: Vec<&'a Content>,
+    pub(crate) places: HashMap<NodeId, Place>,
+    /// What is written, in order, and where.
+    pub(crate) data: Vec<(u64, Stored<'a>)>,
     /// Where it ends.
     pub(crate) end: u64,
 }
 
+/// Where and how a file's data is stored.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) offset: u64,
+    pub(crate) stored: u32,
+}
+
+/// Data as it is written.
+#[derive(Debug)]
+pub(crate) enum Stored<'a> {
+    Plain(&'a Content),
+    Compressed(Vec<u8>),
+}
+
 /// Gives every file its place; equal contents share one.
-pub(crate) fn place<'a>(tree: &'a Tree, numbers: &Numbers, start: u64) -> Result<Placed<'a>, Error> {
-    let mut placed = Placed { offsets: HashMap::new(), data: Vec::new(), end: start };
+pub(crate) fn place<'a>(
+    tree: &'a Tree,
+    numbers: &Numbers,
+    start: u64,
+    compress: bool,
+) -> Result<Placed<'a>, Error> {
+    let mut placed = Placed { places: HashMap::new(), data: Vec::new(), end: start };
     let mut by_length: HashMap<u64, SameLength<'a>> = HashMap::new();
     for (id, _) in &numbers.order {
         let Kind::Regular(content) = &tree.node(*id).kind else { continue };
         let length = content.length();
         if length == 0 {
-            placed.offsets.insert(*id, start);
+            placed.places.insert(*id, Place { offset: start, stored: STORED_PLAIN });
             continue;
         }
         let same_length = by_length.entry(length).or_default();
-        let offset = same_length.find(content)?;
-        let offset = match offset {
-            Some(offset) => offset,
+        let place = match same_length.find(content)? {
+            Some(place) => place,
             None => {
-                let at = placed.end;
-                same_length.add(content, at);
-                placed.data.push(content);
-                placed.end = at
-                    .checked_add(length)
-                    .filter(|end| *end < 1 << 60)
-                    .map(round_up)
-                    .ok_or(Error::TooLarge)?;
-                at
+                let place = placed.add(content, compress)?;
+                same_length.add(content, place);
+                place
             }
         };
-        placed.offsets.insert(*id, offset);
+        placed.places.insert(*id, place);
     }
+    placed.end = round_up(placed.end);
     Ok(placed)
+}
+
+impl<'a> Placed<'a> {
+    /// Gives a content a place behind the others.
+    fn add(&mut self, content: &'a Content, compress: bool) -> Result<Place, Error> {
+        let length = content.length();
+        let packed = if compress { packed(content)? } else { None };
+        let (offset, taken, stored) = match &packed {
+            Some(bytes) => (self.end, bytes.len() as u64, STORED_COMPRESSED),
+            None => (round_up(self.end), length, STORED_PLAIN),
+        };
+        self.end = offset.checked_add(taken).filter(|end| *end < 1 << 60).ok_or(Error::TooLarge)?;
+        self.data.push((offset, packed.map_or(Stored::Plain(content), Stored::Compressed)));
+        Ok(Place { offset, stored })
+    }
+}
+
+/// The content compressed, if an eighth or more is gained by that.
+fn packed(content: &Content) -> Result<Option<Vec<u8>>, Error> {
+    let failed = |source| match content {
+        Content::File(path, _) => Error::Read { path: path.clone(), source },
+        Content::Bytes(_) => Error::Write(source),
+    };
+    let length = content.length();
+    // One byte more is read than expected, so that a file that grew is noticed.
+    let mut counted = Counted { reader: open(content)?.take(length.saturating_add(1)), count: 0 };
+    let packed = compressed::compress(&mut counted).map_err(failed)?;
+    if let (Content::File(path, _), true) = (content, counted.count != length) {
+        return Err(Error::Changed(path.clone()));
+    }
+    Ok(packed.filter(|packed| packed.len() as u64 <= round_up(length) / 8 * 7))
+}
+
+/// Counts what is read.
+struct Counted<R> {
+    reader: R,
+    count: u64,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let got = self.reader.read(buffer)?;
+        self.count += got as u64;
+        Ok(got)
+    }
 }
 
 /// Contents of one length. They are read only when there are several, and compared only when their digests agree.
 #[derive(Default)]
 struct SameLength<'a> {
     /// The only one so far.
-    single: Option<(&'a Content, u64)>,
-    by_digest: HashMap<u64, Vec<(&'a Content, u64)>>,
+    single: Option<(&'a Content, Place)>,
+    by_digest: HashMap<u64, Vec<(&'a Content, Place)>>,
     /// The digest of the content that was last looked for.
     digest: u64,
 }
 
 impl<'a> SameLength<'a> {
     /// Where an equal content is.
-    fn find(&mut self, content: &'a Content) -> Result<Option<u64>, Error> {
+    fn find(&mut self, content: &'a Content) -> Result<Option<Place>, Error> {
         if let Some((single, at)) = self.single.take() {
             self.by_digest.entry(digest(single)?).or_default().push((single, at));
         }
@@ -84,7 +144,7 @@ impl<'a> SameLength<'a> {
     }
 
     /// Adds the content that was looked for and not found.
-    fn add(&mut self, content: &'a Content, at: u64) {
+    fn add(&mut self, content: &'a Content, at: Place) {
         if self.by_digest.is_empty() {
             self.single = Some((content, at));
         } else {

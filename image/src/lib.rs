@@ -2,12 +2,13 @@
 //!
 //! The baker appends a *payload* to the kernel, as an ELF segment of its own: a [`payload::Header`],
 //! the [`config::Configuration`], the kernel's [`symbols`], and the root file system ([`rootfs`]), whose
-//! file data is page-aligned so that the kernel maps it straight from the image. All numbers are little-endian.
+//! file data is page-aligned, so that the kernel maps it straight from the image, or compressed. All numbers are little-endian.
 #![cfg_attr(not(feature = "std"), no_std)]
 
 extern crate alloc;
 
 pub mod command_line;
+pub mod compressed;
 pub mod config;
 #[cfg(feature = "std")]
 mod contents;

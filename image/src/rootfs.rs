@@ -1,13 +1,15 @@
 //! The baked root file system: read-only, sorted, page-aligned.
 //!
 //! A [`Superblock`], then [`Inode`]s (number 0 is the root directory), [`Entry`]s (those of one directory
-//! are adjacent and sorted by name), names, and page-aligned file data padded with zeros, so that
-//! a page of a file can be mapped as it is.
+//! are adjacent and sorted by name), names, and file data: page-aligned and padded with zeros, so that
+//! a page of a file can be mapped as it is, or compressed ([`crate::compressed`]).
 
 use zerocopy::{
     FromBytes, Immutable, IntoBytes, KnownLayout,
     little_endian::{I64, U32, U64},
 };
+
+use crate::compressed::Compressed;
 
 /// Begins every root file system.
 pub const MAGIC: [u8; 8] = *b"RUMPFS01";
@@ -22,6 +24,11 @@ pub const MODE_DIRECTORY: u32 = 0o040_000;
 pub const MODE_REGULAR: u32 = 0o100_000;
 /// A symbolic link.
 pub const MODE_SYMLINK: u32 = 0o120_000;
+
+/// `stored` of data that stands as it is.
+pub const STORED_PLAIN: u32 = 0;
+/// `stored` of regular files whose data is compressed.
+pub const STORED_COMPRESSED: u32 = 1;
 
 /// Where the tables are, from the start of the root file system.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -57,15 +64,15 @@ pub struct Inode {
     pub links: U32,
     /// Bytes of data; directories: number of entries.
     pub size: U64,
-    /// Regular files: offset of the data (page-aligned). Symbolic links: offset of the target.
+    /// Regular files: offset of the data (page-aligned if plain). Symbolic links: offset of the target.
     /// Directories: index of the first entry. Device nodes: `st_rdev`.
     pub data: U64,
     /// Modification time, seconds since 1970.
     pub modified: I64,
     /// Directories: the inode number of the parent; otherwise 0.
     pub parent: U32,
-    /// 0.
-    pub reserved: U32,
+    /// How the data of a regular file is stored: [`STORED_PLAIN`] or [`STORED_COMPRESSED`].
+    pub stored: U32,
 }
 
 /// A name in a directory.
@@ -83,7 +90,35 @@ pub struct Entry {
 /// The root file system is damaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the baked root file system is damaged: {0}")]
-pub struct Damaged(&'static str);
+pub struct Damaged(pub(crate) &'static str);
+
+/// The data of a regular file.
+#[derive(Debug, Clone, Copy)]
+pub enum Data<'a> {
+    /// As it is; the bytes behind it, up to the page boundary, are zeros.
+    Plain(&'a [u8]),
+    /// Compressed.
+    Compressed(Compressed<'a>),
+}
+
+impl<'a> Data<'a> {
+    /// The bytes, if they stand as they are.
+    pub fn plain(self) -> Option<&'a [u8]> {
+        match self {
+            Data::Plain(bytes) => Some(bytes),
+            Data::Compressed(_) => None,
+        }
+    }
+
+    /// All of it.
+    #[cfg(feature = "std")]
+    pub fn bytes(self) -> Result<std::borrow::Cow<'a, [u8]>, Damaged> {
+        Ok(match self {
+            Data::Plain(bytes) => bytes.into(),
+            Data::Compressed(compressed) => compressed.to_vec()?.into(),
+        })
+    }
+}
 
 /// A checked view of a root file system.
 #[derive(Debug, Clone, Copy)]
@@ -158,12 +193,27 @@ impl<'a> RootFs<'a> {
         Some(entries[index].inode.get())
     }
 
-    /// The data of a regular file (the bytes behind it, up to the page boundary, are zeros), or the
-    /// target of a symbolic link.
-    pub fn data(&self, inode: &Inode) -> Option<&'a [u8]> {
-        if !matches!(inode.mode.get() & MODE_TYPE, MODE_REGULAR | MODE_SYMLINK) {
+    /// The data of a regular file.
+    pub fn data(&self, inode: &Inode) -> Option<Data<'a>> {
+        if inode.mode.get() & MODE_TYPE != MODE_REGULAR {
             return None;
         }
+        match inode.stored.get() {
+            STORED_PLAIN => self.plain(inode).map(Data::Plain),
+            STORED_COMPRESSED => {
+                let start = usize::try_from(inode.data.get()).ok()?;
+                Compressed::parse(self.bytes.get(start..)?, inode.size.get()).map(Data::Compressed)
+            }
+            _ => None,
+        }
+    }
+
+    /// The target of a symbolic link.
+    pub fn target(&self, inode: &Inode) -> Option<&'a [u8]> {
+        (inode.mode.get() & MODE_TYPE == MODE_SYMLINK).then(|| self.plain(inode)).flatten()
+    }
+
+    fn plain(&self, inode: &Inode) -> Option<&'a [u8]> {
         let start = usize::try_from(inode.data.get()).ok()?;
         self.bytes.get(start..start.checked_add(usize::try_from(inode.size.get()).ok()?)?)
     }

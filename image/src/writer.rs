@@ -14,8 +14,8 @@ use zerocopy::{
 };
 
 use crate::{
-    contents::place,
-    rootfs::{Entry, Inode, MAGIC, PAGE, Superblock},
+    contents::{Stored, place},
+    rootfs::{Entry, Inode, MAGIC, PAGE, STORED_PLAIN, Superblock},
     tree::{Content, Kind, NodeId, ROOT, Tree},
 };
 
@@ -49,7 +49,7 @@ pub enum Error {
 pub struct Layout<'a> {
     tables: Vec<u8>,
     /// What is written behind the tables, in order.
-    data: Vec<&'a Content>,
+    data: Vec<(u64, Stored<'a>)>,
     length: u64,
     files: usize,
 }
@@ -96,6 +96,15 @@ fn number(tree: &Tree) -> Result<Numbers, Error> {
 impl<'a> Layout<'a> {
     /// Decides where everything goes. Reads files of equal length to store equal ones once.
     pub fn new(tree: &'a Tree) -> Result<Self, Error> {
+        Layout::make(tree, false)
+    }
+
+    /// The same, with files compressed where that makes them smaller.
+    pub fn compressed(tree: &'a Tree) -> Result<Self, Error> {
+        Layout::make(tree, true)
+    }
+
+    fn make(tree: &'a Tree, compress: bool) -> Result<Self, Error> {
         let numbers = number(tree)?;
         let mut names = Vec::new();
         let mut name_offsets: HashMap<&[u8], usize> = HashMap::new();
@@ -130,7 +139,7 @@ impl<'a> Layout<'a> {
             }
         }
         let data_at = round_up(targets_at + targets.len() as u64);
-        let placed = place(tree, &numbers, data_at)?;
+        let placed = place(tree, &numbers, data_at, compress)?;
 
         let superblock = Superblock {
             magic: MAGIC,
@@ -145,14 +154,15 @@ impl<'a> Layout<'a> {
         let mut files = 0;
         for (id, parent) in &numbers.order {
             let node = tree.node(*id);
-            let (size, data) = match &node.kind {
-                Kind::Directory(children) => (children.len() as u64, first_entry[id]),
+            let (size, data, stored) = match &node.kind {
+                Kind::Directory(children) => (children.len() as u64, first_entry[id], STORED_PLAIN),
                 Kind::Regular(content) => {
                     files += 1;
-                    (content.length(), placed.offsets[id])
+                    let place = placed.places[id];
+                    (content.length(), place.offset, place.stored)
                 }
-                Kind::Symlink(target) => (target.len() as u64, target_offsets[id]),
-                Kind::Special(_, device) => (0, *device),
+                Kind::Symlink(target) => (target.len() as u64, target_offsets[id], STORED_PLAIN),
+                Kind::Special(_, device) => (0, *device, STORED_PLAIN),
             };
             let inode = Inode {
                 mode: U32::new(node.mode()),
@@ -163,7 +173,7 @@ impl<'a> Layout<'a> {
                 data: U64::new(data),
                 modified: I64::new(node.attributes.modified),
                 parent: U32::new(*parent),
-                reserved: U32::new(0),
+                stored: U32::new(stored),
             };
             tables.extend_from_slice(inode.as_bytes());
         }
@@ -188,17 +198,28 @@ impl<'a> Layout<'a> {
     pub fn write(&self, output: &mut impl Write) -> Result<(), Error> {
         output.write_all(&self.tables)?;
         let mut buffer = vec![0; CHUNK];
-        for content in &self.data {
-            let length = content.length();
-            match content {
-                Content::Bytes(bytes) => output.write_all(bytes)?,
-                Content::File(path, _) => copy(path, length, &mut buffer, output)?,
-            }
-            let padding = (round_up(length) - length) as usize;
-            output.write_all(&[0; PAGE][..padding])?;
+        let mut end = self.tables.len() as u64;
+        for (offset, stored) in &self.data {
+            pad(output, end, *offset)?;
+            let length = match stored {
+                Stored::Plain(Content::Bytes(bytes)) | Stored::Compressed(bytes) => {
+                    output.write_all(bytes)?;
+                    bytes.len() as u64
+                }
+                Stored::Plain(Content::File(path, length)) => {
+                    copy(path, *length, &mut buffer, output)?;
+                    *length
+                }
+            };
+            end = offset + length;
         }
-        Ok(())
+        pad(output, end, self.length)
     }
+}
+
+/// Zeros up to `to`, which is less than a page away.
+fn pad(output: &mut impl Write, from: u64, to: u64) -> Result<(), Error> {
+    Ok(output.write_all(&[0; PAGE][..(to - from) as usize])?)
 }
 
 fn copy(path: &Path, length: u64, buffer: &mut [u8], output: &mut impl Write) -> Result<(), Error> {
@@ -222,9 +243,16 @@ fn copy(path: &Path, length: u64, buffer: &mut [u8], output: &mut impl Write) ->
 mod tests {
     use super::*;
     use crate::{
-        rootfs::RootFs,
+        rootfs::{Data, RootFs},
         tree::{Attributes, Node},
     };
+
+    fn plain<'a>(rootfs: &RootFs<'a>, inode: &Inode) -> &'a [u8] {
+        match rootfs.data(inode) {
+            Some(Data::Plain(bytes)) => bytes,
+            other => panic!("{other:?}"),
+        }
+    }
 
     fn regular(content: Content) -> Node {
         Node { kind: Kind::Regular(content), attributes: Attributes::root(0o644) }
@@ -261,7 +289,7 @@ mod tests {
         };
         let (hard_number, hard) = get(root, b"hard\xff");
         assert_eq!(hard.links.get(), 2);
-        assert_eq!(rootfs.data(hard), Some(big.as_slice()));
+        assert_eq!(plain(&rootfs, hard), big);
         let (_, copy) = get(root, b"copy");
         assert_eq!(copy.data, hard.data, "equal contents are stored once");
         assert_eq!(copy.data.get() % PAGE as u64, 0);
@@ -269,10 +297,48 @@ mod tests {
         let (_, lib) = get(usr, b"lib");
         assert_eq!(lib.parent.get(), usr_number);
         assert_eq!(get(lib, b"big").0, hard_number);
-        assert_eq!(rootfs.data(get(root, b"lib").1), Some(b"usr/lib".as_slice()));
-        assert_eq!(rootfs.data(get(root, b"empty").1), Some(b"".as_slice()));
+        assert_eq!(rootfs.target(get(root, b"lib").1), Some(b"usr/lib".as_slice()));
+        assert_eq!(plain(&rootfs, get(root, b"empty").1), b"");
         assert_eq!(get(root, b"pipe").1.mode.get(), 0o010_600);
         assert_eq!(rootfs.lookup(root, b"absent"), None);
+    }
+
+    #[test]
+    fn compressed_files_read_back_beside_plain_ones() {
+        let text: Vec<u8> = (0..50_000u32).flat_map(|number| format!("{number},").into_bytes()).collect();
+        let mut seed = 1u32;
+        let mut random = || {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (seed >> 24) as u8
+        };
+        let noise: Vec<u8> = (0..70_000).map(|_| random()).collect();
+        let mut tree = Tree::new();
+        for (path, contents) in
+            [("/text", &text), ("/a/noise", &noise), ("/same", &text), ("/z", &b"z".to_vec())]
+        {
+            tree.insert_at(path.as_bytes(), regular(Content::Bytes(contents.clone()))).expect("insert");
+        }
+        let layout = Layout::compressed(&tree).expect("layout");
+        let mut output = Vec::new();
+        layout.write(&mut output).expect("written");
+        assert_eq!(output.len() as u64, layout.length());
+        assert_eq!(output.len() % PAGE, 0);
+        assert!(output.len() < (text.len() + noise.len()) / 10 * 9, "{}", output.len());
+        let rootfs = RootFs::parse(&output).expect("parse");
+        let inode = |name: &[u8]| {
+            let root = rootfs.inode(0).expect("root");
+            rootfs.inode(rootfs.lookup(root, name).expect("present")).expect("in range")
+        };
+        assert_eq!(inode(b"text").data, inode(b"same").data);
+        for name in [&b"text"[..], b"same"] {
+            assert!(matches!(rootfs.data(inode(name)), Some(Data::Compressed(_))));
+            assert_eq!(rootfs.data(inode(name)).expect("data").bytes().expect("whole"), text.as_slice());
+        }
+        let folder = inode(b"a");
+        let noisy = rootfs.inode(rootfs.lookup(folder, b"noise").expect("present")).expect("in range");
+        assert_eq!(noisy.data.get() % PAGE as u64, 0);
+        assert_eq!(plain(&rootfs, noisy), noise);
+        assert_eq!(rootfs.data(inode(b"z")).expect("data").bytes().expect("whole"), &b"z"[..]);
     }
 
     #[test]
@@ -308,7 +374,7 @@ mod tests {
         let rootfs = RootFs::parse(&output).expect("parse");
         for number in 0..200 {
             let inode = rootfs.inode(number + 1).expect("in range");
-            assert!(rootfs.data(inode) == Some(large(number / 2).as_slice()), "{number}");
+            assert!(plain(&rootfs, inode) == large(number / 2), "{number}");
         }
     }
 

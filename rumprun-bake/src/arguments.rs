@@ -145,6 +145,9 @@ pub struct BakeArguments {
     /// Set a variable in the programs' environment.
     #[arg(long = "env", value_name = "NAME=VALUE")]
     pub environment: Vec<OsString>,
+    /// Compress files where that makes them smaller, and decompress them when they are used.
+    #[arg(long)]
+    pub compress: bool,
     /// The image's kind.
     #[arg(long, value_enum, default_value_t = FormatArgument::Elf)]
     pub format: FormatArgument,

@@ -72,6 +72,8 @@ pub struct BakeRequest {
     pub components: Vec<sbom::Component>,
     /// Linked with a NetBSD component set instead of the built-in one.
     pub netbsd: Option<NetbsdRequest>,
+    /// Whether files are compressed where that makes them smaller.
+    pub compress: bool,
     /// Everything else of the configuration; its programs are run after [`BakeRequest::programs`].
     pub configuration: Configuration,
 }
@@ -146,7 +148,8 @@ pub fn bake(request: &BakeRequest, report: &dyn Report) -> Result<Manifest, Erro
     let in_kernel = sbom::Kernel { crates, sha256 };
     sbom::add(&mut tree, &configuration.hostname, &in_kernel, &request.components)?;
     let kernel = Kernel::parse(&kernel)?;
-    let layout = writer::Layout::new(&tree)?;
+    let layout =
+        if request.compress { writer::Layout::compressed(&tree)? } else { writer::Layout::new(&tree)? };
     let write = |output: &mut Output| {
         let mut file = std::io::BufWriter::with_capacity(1 << 18, output.file());
         let manifest = boot_elf::write(&mut file, &kernel, &configuration, &layout);

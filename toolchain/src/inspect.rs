@@ -278,7 +278,7 @@ impl Walk<'_> {
             let child = format!("{path}{}", String::from_utf8_lossy(rootfs.name(entry)));
             let kind = inode.mode.get() & MODE_TYPE;
             let target = (kind == MODE_SYMLINK)
-                .then(|| String::from_utf8_lossy(rootfs.data(inode).unwrap_or_default()).into_owned());
+                .then(|| String::from_utf8_lossy(rootfs.target(inode).unwrap_or_default()).into_owned());
             let is_directory = kind == MODE_DIRECTORY;
             let size = if is_directory { 0 } else { inode.size.get() };
             self.entries.push(Entry { path: child.clone(), mode: inode.mode.get(), size, target });

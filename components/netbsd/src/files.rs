@@ -90,7 +90,7 @@ fn find(path: &[u8]) -> Option<Arc<dyn Backing>> {
     for name in path.split(|&byte| byte == b'/').filter(|name| !name.is_empty()) {
         number = root.lookup(root.inode(number)?, name)?;
     }
-    Some(Arc::new(Baked(root.data(root.inode(number)?)?)))
+    Some(Arc::new(Baked(root.data(root.inode(number)?)?.plain()?)))
 }
 
 fn opened(descriptor: c_int) -> Result<Arc<Open>, Errno> {

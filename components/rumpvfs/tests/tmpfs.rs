@@ -2,8 +2,8 @@
 
 mod common;
 
-use common::{Caller, Random, failed, file, get, put};
-use image::tree::Tree;
+use common::{Caller, Random, baked, failed, file, get, leak, put};
+use image::{compressed::CLUSTER, tree::Tree, writer::Layout};
 use rumpkern::Errno;
 use rumpuser::{memory::PAGE_SIZE, rumpuser_frame_release};
 use rumpvfs::{
@@ -95,6 +95,71 @@ fn a_file_of_the_image_does_too() {
         hammer(&caller, data, seed * 104_729);
         assert_eq!(caller.read("/other").expect("read"), b"other");
     }
+}
+
+/// Numbers as text: they compress well, and no two pages are alike.
+fn text(length: usize) -> Vec<u8> {
+    (0..).flat_map(|number: u32| format!("line {number} of the file\n").into_bytes()).take(length).collect()
+}
+
+fn compressed(data: &[u8]) -> Vec<u8> {
+    let mut tree = Tree::new();
+    tree.insert_at(b"/file", file(data)).expect("insert");
+    baked(&Layout::compressed(&tree).expect("a layout"))
+}
+
+fn over(image: &[u8]) -> Caller {
+    let limits = Limits { bytes: 64 << 20, files: 10_000 };
+    Caller::new(TmpFs::over(leak(image), limits).expect("a root directory"))
+}
+
+#[test]
+fn so_does_a_compressed_file_of_the_image() {
+    for (seed, length) in [(1, 50_001usize), (2, 2 * CLUSTER), (3, 5000), (4, 90_000), (5, 98_305)] {
+        let data = text(length);
+        let image = compressed(&data);
+        assert!(image.len() < length.next_multiple_of(PAGE_SIZE) + PAGE_SIZE);
+        hammer(&over(&image), data, seed * 15_485_863);
+    }
+}
+
+#[test]
+fn a_compressed_file_is_decompressed_where_it_is_used() {
+    let data = text(4 * CLUSTER + 100);
+    let caller = over(&compressed(&data));
+    let opened = caller.open("/file", OpenFlags::READ_WRITE).expect("open");
+    let pager = opened.file.pager().expect("a pager");
+    let used = || 64 * 1024 * 1024 / PAGE_SIZE as u64 - caller.root.statistics().expect("statfs").blocks_free;
+    let cluster = (CLUSTER / PAGE_SIZE) as u64;
+    assert_eq!(used(), 0);
+    assert_eq!(get(&*opened.file, CLUSTER as u64 + 10, 5).expect("read"), data[CLUSTER + 10..CLUSTER + 15]);
+    assert_eq!(used(), cluster);
+    // In one piece, for large pages and few faults.
+    assert_eq!(pager.contiguous(cluster), cluster);
+    assert_eq!(pager.contiguous(0), 1);
+    let frame = pager.page(4 * cluster, false).expect("the last page");
+    let mut page = [1; PAGE_SIZE];
+    frame.read(0, &mut page);
+    rumpuser_frame_release(frame);
+    assert_eq!(page[..100], data[4 * CLUSTER..]);
+    assert!(page[100..].iter().all(|&byte| byte == 0));
+    assert_eq!(used(), cluster + 1);
+}
+
+#[test]
+fn a_damaged_compressed_file_fails_alone() {
+    let data = text(3 * CLUSTER);
+    let mut image = compressed(&data);
+    let end = image.len();
+    // In the last cluster.
+    image[end - 2 * PAGE_SIZE..].fill(0xff);
+    let caller = over(&image);
+    let opened = caller.open("/file", OpenFlags::READ_WRITE).expect("open");
+    assert_eq!(get(&*opened.file, 0, CLUSTER).expect("read"), data[..CLUSTER]);
+    let last = 2 * CLUSTER as u64;
+    assert_eq!(get(&*opened.file, last, 10), Err(Errno::EIO));
+    let pager = opened.file.pager().expect("a pager");
+    assert_eq!(pager.page(last / PAGE_SIZE as u64, false).err(), Some(Errno::EIO));
 }
 
 #[test]

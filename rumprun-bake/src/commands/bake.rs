@@ -37,6 +37,11 @@ pub fn bake(arguments: &BakeArguments, progress: &Progress) -> Result<ExitCode> 
     trees.extend(arguments.rootfs.iter().map(|word| tree(word)));
     let mut packages = loaded.packages;
     packages.extend(arguments.packages.iter().cloned());
+    let netbsd = netbsd(arguments)?;
+    let compress = loaded.compress || arguments.compress;
+    if compress && netbsd.is_some() {
+        bail!("a NetBSD component set reads files as they are: bake without --compress");
+    }
     let request = BakeRequest {
         config: configs::find(&arguments.config)?,
         output: arguments.output.clone(),
@@ -46,7 +51,8 @@ pub fn bake(arguments: &BakeArguments, progress: &Progress) -> Result<ExitCode> 
         packages: package::Selection { names: packages, ..Default::default() },
         files: Vec::new(),
         components: Vec::new(),
-        netbsd: netbsd(arguments)?,
+        netbsd,
+        compress,
         configuration,
     };
     output::remove_on_signals().context("cannot catch signals")?;

@@ -63,6 +63,22 @@ fn a_configuration_file_is_enough() {
 }
 
 #[test]
+fn compressed_files_take_less() {
+    let bench = Bench::new();
+    let sizes: Vec<u64> = [&["--compress"][..], &[]]
+        .iter()
+        .map(|more| {
+            let arguments = ["bake", "hw_direct", "out.elf", "--json", "ls"];
+            let text = bench.succeeds(arguments.iter().chain(*more));
+            let manifest: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+            manifest["rootfs"]["bytes"].as_u64().expect("bytes")
+        })
+        .collect();
+    assert!(sizes[0] < sizes[1] / 4 * 3, "{sizes:?}");
+    assert!(bench.succeeds(["inspect", "--files", "out.elf"]).contains("/usr/bin/ls"));
+}
+
+#[test]
 fn print_command_shows_qemu() {
     let bench = Bench::new();
     bench.succeeds(["bake", "hw_direct", "out.elf", "ls"]);

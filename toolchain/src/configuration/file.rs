@@ -20,6 +20,8 @@ struct File {
     #[serde(default)]
     packages: Vec<String>,
     #[serde(default)]
+    compress: bool,
+    #[serde(default)]
     program: Vec<ProgramTable>,
     #[serde(default)]
     rootfs: Vec<RootFsTable>,
@@ -233,7 +235,7 @@ pub(super) fn parse(text: &str, folder: &Path) -> Result<Loaded, Complaint> {
         Ok(TreeRequest { host: folder.join(&table.directory), at })
     };
     let trees = file.rootfs.iter().map(tree).collect::<Result<_, Complaint>>()?;
-    Ok(Loaded { configuration, trees, packages: file.packages })
+    Ok(Loaded { configuration, trees, packages: file.packages, compress: file.compress })
 }
 
 #[cfg(test)]
@@ -246,6 +248,7 @@ mod tests {
             hostname = "web"
             working_directory = "/srv"
             packages = ["python3"]
+            compress = true
             environment = { PORT = "80" }
 
             [[program]]
@@ -292,6 +295,7 @@ mod tests {
         assert_eq!(configuration.networks[0].mtu, Some(1400));
         assert_eq!(loaded.trees[0].host, Path::new("/project/public"));
         assert_eq!(loaded.packages, ["python3"]);
+        assert!(loaded.compress);
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub struct Loaded {
     pub trees: Vec<TreeRequest>,
     /// Installed packages to take in.
     pub packages: Vec<String>,
+    /// Whether files are compressed.
+    pub compress: bool,
 }
 
 /// What is wrong with a file.

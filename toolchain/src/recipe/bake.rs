@@ -168,6 +168,7 @@ fn request(
         },
         files,
         components: obtained.components,
+        compress: recipe.compress,
         configuration: recipe.configuration.clone(),
     })
 }

@@ -74,6 +74,8 @@ pub struct Recipe {
     pub files: Vec<(Vec<u8>, Node)>,
     /// Programs, environment, mounts (those of the disks included) and networks.
     pub configuration: Configuration,
+    /// Whether its files are compressed.
+    pub compress: bool,
     /// Disks that keep their contents, in the order of `/dev/vda`, `/dev/vdb`.
     pub disks: Vec<Disk>,
     /// Ports that the programs listen on.

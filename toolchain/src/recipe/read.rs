@@ -112,6 +112,7 @@ pub(super) fn parse(text: &str, context: &Context<'_>) -> Result<Recipe, Complai
     let ports = ports(&table)?;
     let disks = table.disk.iter().map(disk).collect::<Result<Vec<_>, _>>()?;
     let recipe = Recipe {
+        compress: table.compress,
         summary: table.summary.get_ref().clone(),
         description: table.description.trim().into(),
         homepage: table.homepage.clone(),

@@ -33,6 +33,9 @@ pub struct RecipeTable {
     /// Files and folders of packages that stay out.
     #[serde(default)]
     pub exclude: Vec<Spanned<String>>,
+    /// Whether files are compressed where that makes them smaller.
+    #[serde(default)]
+    pub compress: bool,
     /// The host name.
     pub hostname: Option<Spanned<String>>,
     /// The programs' working directory.

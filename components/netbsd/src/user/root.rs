@@ -4,7 +4,7 @@
 use alloc::{ffi::CString, vec::Vec};
 use core::ffi::CStr;
 
-use image::rootfs::{self, RootFs};
+use image::rootfs::{self, Data, RootFs};
 
 use super::rump;
 
@@ -40,7 +40,6 @@ fn directory(root: &RootFs<'_>, number: u32, path: &mut Vec<u8>) {
         let number = entry.inode.get();
         if let Some(inode) = root.inode(number) {
             let mode = inode.mode.get();
-            let data = root.data(inode).unwrap_or_default();
             match mode & rootfs::MODE_TYPE {
                 rootfs::MODE_DIRECTORY => {
                     with_path(path, |path| {
@@ -51,7 +50,7 @@ fn directory(root: &RootFs<'_>, number: u32, path: &mut Vec<u8>) {
                     });
                     directory(root, number, path);
                 }
-                rootfs::MODE_SYMLINK => with_path(data, |target| {
+                rootfs::MODE_SYMLINK => with_path(root.target(inode).unwrap_or_default(), |target| {
                     with_path(path, |path| {
                         if let Some(link) = rump::rump___sysimpl_symlink() {
                             // SAFETY: the kernel's function.
@@ -59,7 +58,10 @@ fn directory(root: &RootFs<'_>, number: u32, path: &mut Vec<u8>) {
                         }
                     });
                 }),
-                rootfs::MODE_REGULAR => with_path(path, |path| file(path, mode, data)),
+                rootfs::MODE_REGULAR => {
+                    let data = root.data(inode).and_then(Data::plain).unwrap_or_default();
+                    with_path(path, |path| file(path, mode, data));
+                }
                 _ => {}
             }
         }

@@ -5,6 +5,7 @@
 //! changed; a directory has the image's names until they are removed. So nothing is ever copied up as a
 //! whole, renames and hard links are those of any tmpfs, and inode numbers never change.
 
+mod baked;
 mod directory;
 mod node;
 mod pages;
@@ -14,7 +15,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hashbrown::HashMap;
-use image::rootfs::RootFs;
+use image::rootfs::{Data, RootFs};
 use rumpkern::{Errno, Result};
 use rumpuser::{
     memory::PAGE_SIZE,
@@ -93,6 +94,11 @@ impl Shared {
         Ok(())
     }
 
+    /// Counts pages without which the file system can't go on.
+    fn charge(&self, pages: u64) {
+        self.pages.fetch_add(pages, Ordering::Relaxed);
+    }
+
     fn unreserve(&self, pages: u64) {
         self.pages.fetch_sub(pages, Ordering::Relaxed);
     }
@@ -132,7 +138,7 @@ impl Shared {
         let mut rdev = 0;
         let body = match kind {
             Kind::Regular => Body::Regular(Regular::new(image.data(inode)?, seal::SEAL)),
-            Kind::Symlink => Body::Symlink(image.data(inode)?.into()),
+            Kind::Symlink => Body::Symlink(image.target(inode)?.into()),
             Kind::Directory => {
                 let parent = directory.map(Arc::downgrade).unwrap_or_default();
                 Body::Directory(RwLock::new(Names::new(parent, image.entries(inode))))
@@ -265,7 +271,7 @@ impl TmpFs {
             unnamed: false,
         };
         let inode = self.shared.new_inode()?;
-        let body = Body::Regular(Regular::new(&[], if sealable { 0 } else { seal::SEAL }));
+        let body = Body::Regular(Regular::new(Data::Plain(&[]), if sealable { 0 } else { seal::SEAL }));
         let node: Arc<dyn Vnode> = Node::new(&self.shared, inode, Kind::Regular, 0, None, metadata, body);
         let file = node.clone().open(OpenFlags::READ_WRITE)?;
         let shown = [b"/memfd:", name, b" (deleted)"].concat();

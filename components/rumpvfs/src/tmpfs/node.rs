@@ -8,6 +8,7 @@ use alloc::{
 };
 use core::any::Any;
 
+use image::rootfs::Data;
 use rumpkern::{
     Errno, Result,
     mappings::Mappings,
@@ -195,7 +196,7 @@ impl Node {
             unnamed,
         };
         let body = match creation.kind {
-            Kind::Regular => Body::Regular(Regular::new(&[], super::seal::SEAL)),
+            Kind::Regular => Body::Regular(Regular::new(Data::Plain(&[]), super::seal::SEAL)),
             Kind::Directory => Body::Directory(RwLock::new(Names::new(parent, &[]))),
             Kind::Symlink => Body::Symlink(Box::from(creation.target)),
             _ => Body::Special,
@@ -481,7 +482,7 @@ impl Vnode for Node {
     }
 
     fn read_at(&self, offset: u64, sink: &mut Sink<'_>) -> Result<usize> {
-        let length = self.regular()?.read(offset, sink)?;
+        let length = self.regular()?.read(offset, sink, &self.shared)?;
         self.stamp_access();
         Ok(length)
     }

@@ -2,6 +2,7 @@
 
 use core::ops::Range;
 
+use image::rootfs::Data;
 use rumpkern::{
     Errno, Result,
     mappings::Mappings,
@@ -17,6 +18,7 @@ use rumpuser::{
 
 use super::{
     Shared,
+    baked::Baked,
     pages::{Pages, Slot},
 };
 
@@ -54,8 +56,8 @@ pub struct Regular {
 struct Content {
     size: u64,
     pages: Pages,
-    /// What the image has, from the start; shrinks when the file does, to whole pages.
-    image: &'static [u8],
+    /// What the image has, from the start.
+    image: Baked,
     seals: u32,
 }
 
@@ -63,29 +65,45 @@ struct Content {
 enum Bytes {
     Frame(Frame),
     Image(&'static [u8]),
+    /// In the image, compressed.
+    Compressed,
     Zeros,
 }
 
 impl Content {
-    /// The image's bytes from page `index` on.
-    fn image_from(&self, index: u64) -> Option<&'static [u8]> {
+    /// What the image has from page `index` on.
+    fn image_from(&self, index: u64) -> Option<Bytes> {
         let start = usize::try_from(index).ok()?.checked_mul(PAGE_SIZE)?;
-        self.image.get(start..).filter(|bytes| !bytes.is_empty())
+        match &self.image {
+            Baked::Plain(bytes) => bytes.get(start..).filter(|bytes| !bytes.is_empty()).map(Bytes::Image),
+            Baked::Compressed { length, .. } => ((start as u64) < *length).then_some(Bytes::Compressed),
+        }
+    }
+
+    /// Makes what the image has compressed at page `index` a page of the file.
+    fn load(&mut self, index: u64, shared: &Shared) -> Result<()> {
+        // Another may have been faster.
+        if let Bytes::Compressed = self.page(index) {
+            self.image.load(index, &mut self.pages, shared)?;
+        }
+        Ok(())
     }
 
     fn page(&self, index: u64) -> Bytes {
         match self.pages.get(index) {
             Slot::Page(frame) => Bytes::Frame(frame),
             Slot::Hole => Bytes::Zeros,
-            Slot::Absent => self.image_from(index).map_or(Bytes::Zeros, Bytes::Image),
+            Slot::Absent => self.image_from(index).unwrap_or(Bytes::Zeros),
         }
     }
 
     /// The file's own page, made if need be from the image's or from zeros. Tells whether it took the place of
     /// a page of the image, which may be mapped somewhere.
     fn own_page(&mut self, index: u64, shared: &Shared) -> Result<(Frame, bool)> {
+        self.load(index, shared)?;
         match self.page(index) {
             Bytes::Frame(frame) => Ok((frame, false)),
+            Bytes::Compressed => Err(Errno::EIO),
             Bytes::Zeros => {
                 shared.reserve(1)?;
                 let frame = rumpuser_frame_alloc().inspect_err(|_| shared.unreserve(1))?;
@@ -107,10 +125,11 @@ impl Content {
 
 impl Regular {
     /// A file with the image's data, or an empty one.
-    pub fn new(image: &'static [u8], seals: u32) -> Self {
+    pub fn new(image: Data<'static>, seals: u32) -> Self {
+        let image = Baked::new(image);
         Regular {
             writing: Mutex::new(()),
-            content: RwLock::new(Content { size: image.len() as u64, pages: Pages::default(), image, seals }),
+            content: RwLock::new(Content { size: image.length(), pages: Pages::default(), image, seals }),
             mappings: Mappings::new(),
         }
     }
@@ -118,7 +137,8 @@ impl Regular {
     /// Size in bytes and 512-byte blocks.
     pub fn size(&self) -> (u64, u64) {
         let content = self.content.read();
-        let image = if content.pages.is_empty() { (content.image.len() as u64).div_ceil(PAGE) } else { 0 };
+        let counts = content.pages.is_empty() || matches!(content.image, Baked::Compressed { .. });
+        let image = if counts { content.image.length().div_ceil(PAGE) } else { 0 };
         (content.size, content.pages.count().max(image) * (PAGE / 512))
     }
 
@@ -149,7 +169,7 @@ impl Regular {
     }
 
     /// Reads.
-    pub fn read(&self, mut offset: u64, sink: &mut Sink<'_>) -> Result<usize> {
+    pub fn read(&self, mut offset: u64, sink: &mut Sink<'_>, shared: &Shared) -> Result<usize> {
         let mut done = 0;
         while sink.remaining() > 0 {
             // Nothing is locked while the data is copied: the copy may fault, and the fault may want this file.
@@ -183,6 +203,10 @@ impl Regular {
                     }
                 }
                 Bytes::Zeros => sink.put_zeros(length),
+                Bytes::Compressed => match self.content.write().load(offset / PAGE, shared) {
+                    Ok(()) => continue,
+                    Err(error) => Err(error),
+                },
             };
             match result {
                 Ok(taken) => {
@@ -315,7 +339,7 @@ impl Regular {
                 let other = |at: &u64| content.pages.get(index + at) != Slot::Page(Frame(first.0 + at));
                 (1..MOST).find(other).unwrap_or(MOST)
             }
-            Bytes::Zeros => 1,
+            Bytes::Zeros | Bytes::Compressed => 1,
         }
     }
 
@@ -340,9 +364,7 @@ impl Regular {
                 }
             }
             let kept = size / PAGE * PAGE;
-            if (content.image.len() as u64) > kept {
-                content.image = &content.image[..kept as usize];
-            }
+            content.image.truncate(kept);
             let freed = content.pages.remove(size.div_ceil(PAGE)..u64::MAX);
             shared.unreserve(freed);
         }
@@ -397,7 +419,7 @@ impl Regular {
         if whole_first < whole_end {
             let freed = content.pages.remove(whole_first..whole_end);
             shared.unreserve(freed);
-            let image_end = (content.image.len() as u64).div_ceil(PAGE).min(whole_end);
+            let image_end = content.image.length().div_ceil(PAGE).min(whole_end);
             for index in whole_first..image_end {
                 content.pages.punch(index);
             }
@@ -441,7 +463,7 @@ impl Regular {
         if offset >= content.size {
             return Err(Errno::ENXIO);
         }
-        let image_pages = (content.image.len() as u64).div_ceil(PAGE);
+        let image_pages = content.image.length().div_ceil(PAGE);
         let mut index = offset / PAGE;
         loop {
             if index.saturating_mul(PAGE) >= content.size {

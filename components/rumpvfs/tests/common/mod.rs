@@ -148,14 +148,24 @@ pub fn link_to(target: &str) -> Node {
 
 /// Bakes a tree and leaves the result in page-aligned memory for good.
 pub fn image(tree: &Tree) -> RootFs<'static> {
+    leak(&baked(&Layout::new(tree).expect("a layout")))
+}
+
+/// What a layout writes.
+pub fn baked(layout: &Layout<'_>) -> Vec<u8> {
     let mut bytes = Vec::new();
-    Layout::new(tree).expect("a layout").write(&mut bytes).expect("written");
+    layout.write(&mut bytes).expect("written");
+    bytes
+}
+
+/// Leaves a root file system in page-aligned memory for good.
+pub fn leak(bytes: &[u8]) -> RootFs<'static> {
     let pages = vec![[0u8; 4096]; bytes.len() / 4096 + 1].leak();
     let start = pages.as_mut_ptr() as usize;
     let skip = start.next_multiple_of(4096) - start;
     // SAFETY: the memory is leaked, and a page longer than what is written to it behind the alignment gap.
     let aligned = unsafe { std::slice::from_raw_parts_mut((start + skip) as *mut u8, bytes.len()) };
-    aligned.copy_from_slice(&bytes);
+    aligned.copy_from_slice(bytes);
     RootFs::parse(aligned).expect("a sound image")
 }
 

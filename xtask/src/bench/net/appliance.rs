@@ -1,6 +1,7 @@
 //! What is measured: servers, each baked into an image, and the same files and programs for the Linux guest.
 
 use std::{
+    borrow::Cow,
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
@@ -11,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use image::{
     config::Configuration,
     payload::{self, Payload},
-    rootfs::RootFs,
+    rootfs::{Inode, RootFs},
 };
 
 use super::{super::build, network::GUEST};
@@ -193,10 +194,18 @@ fn unpack(image: &Path, initramfs: &Path, init: &Path) -> Result<()> {
     archive.finish()
 }
 
+/// What a file or a symbolic link holds.
+fn contents<'a>(rootfs: &RootFs<'a>, inode: &Inode) -> Result<Cow<'a, [u8]>> {
+    match rootfs.data(inode) {
+        Some(data) => Ok(data.bytes()?),
+        None => Ok(rootfs.target(inode).unwrap_or_default().into()),
+    }
+}
+
 fn add_tree(archive: &mut Archive, rootfs: &RootFs<'_>, number: u32, path: &str) -> Result<()> {
     let inode = rootfs.inode(number).context("an inode is missing")?;
     if !path.is_empty() {
-        archive.add(path, inode.mode.get(), rootfs.data(inode).unwrap_or_default())?;
+        archive.add(path, inode.mode.get(), &contents(rootfs, inode)?)?;
     }
     for entry in rootfs.entries(inode) {
         let name = str::from_utf8(rootfs.name(entry))?;
