@@ -1,12 +1,35 @@
-//! Clients of servers, with a look at what they report: curl, ab and wrk for HTTP; those of redis and PostgreSQL.
+//! Clients, with a look at what they report: ping; curl, ab and wrk for HTTP; those of redis and PostgreSQL.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::Write,
     process::{Command, Stdio},
 };
 
-use crate::{recipe::Server, scratch};
+use crate::{network::Network, recipe::Server, scratch};
+
+/// Pings with these arguments, the last of which is the address; every echo must come back. For the last ones ping waits
+/// little longer than the others took, which a busy machine may miss: those don't count, and there are three tries.
+#[track_caller]
+pub fn ping(network: &Network, arguments: &[&str]) {
+    let mut reports = String::new();
+    for _ in 0..3 {
+        let output = network.command("ping").args(arguments).output().expect("ip starts");
+        let report = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        // Only floods don't tell of each.
+        let numbers = report.split("icmp_seq=").skip(1);
+        let answered: BTreeSet<usize> =
+            numbers.filter_map(|rest| rest.split(' ').next()?.parse().ok()).collect();
+        let sent = number(&report, "ping statistics ---\n") as usize;
+        let no_gap = answered.len() > sent / 2 && answered.last() == Some(&answered.len());
+        if report.contains(" 0% packet loss") || no_gap {
+            return;
+        }
+        reports += &report;
+    }
+    panic!("ping {arguments:?}: {reports}");
+}
 
 /// The number behind `label` in a client's report.
 #[track_caller]

@@ -7,7 +7,7 @@ use std::{
 };
 
 use tests::{
-    Guest, bake,
+    Guest, bake, clients,
     guest::Running,
     have, needs,
     network::{Link, Network},
@@ -35,10 +35,7 @@ fn ping(network: &Network, guest: &mut Running, arguments: &[&str]) {
         command.args(["-c", "1", "-W", "1", address]);
         run(command).1.then_some(())
     });
-    let mut command = network.command("ping");
-    command.args(["-q"]).args(arguments);
-    let (text, success) = run(command);
-    assert!(success && text.contains(" 0% packet loss"), "{arguments:?}: {text}\n{}", guest.console());
+    clients::ping(network, arguments);
 }
 
 /// A DHCP server and router on the network's tap; ends with the network.

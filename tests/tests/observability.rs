@@ -86,7 +86,7 @@ fn metrics_are_given_out_whatever_other_clients_do() {
     running.wait_for("metrics on port 9100");
     let ask = |request: &[u8]| {
         let mut client = TcpStream::connect(address).expect("QEMU listens");
-        client.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+        client.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
         client.write_all(request).expect("asked");
         client
     };

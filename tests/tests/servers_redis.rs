@@ -4,6 +4,7 @@ use std::{
     io::{BufRead, BufReader, Write},
     net::TcpStream,
     path::Path,
+    time::{Duration, Instant},
 };
 
 use tests::{
@@ -21,7 +22,7 @@ fn boot(link: Link, cpus: usize, disk: &Path) -> Option<Server> {
     let mut server = Server::boot(guest, link, &[PORT])?;
     let ready = || {
         let mut stream = server.network.connect(PORT).ok()?;
-        stream.set_read_timeout(Some(std::time::Duration::from_secs(5))).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
         stream.write_all(b"PING\r\n").ok()?;
         let mut line = String::new();
         BufReader::new(stream).read_line(&mut line).ok()?;
@@ -59,7 +60,7 @@ fn publish_and_subscribe(server: &Server) {
     let mut subscribers: Vec<_> = (0..10)
         .map(|_| {
             let mut stream = server.network.connect(PORT).expect("redis listens");
-            stream.set_read_timeout(Some(std::time::Duration::from_secs(60))).expect("a timeout");
+            stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
             stream.write_all(b"SUBSCRIBE news\r\n").expect("connected");
             let mut reader = BufReader::new(stream);
             let answer: Vec<_> = (0..6).map(|_| line(&mut reader)).collect();
@@ -79,19 +80,29 @@ fn publish_and_subscribe(server: &Server) {
     }
 }
 
+/// Waits until redis has done what it does beside its clients.
+#[track_caller]
+fn until(done: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < Duration::from_secs(90), "redis is never done");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 /// Snapshots while clients go on writing: the child shares its parent's memory.
 fn snapshot(server: &Server) {
     let before = info(server, "persistence", "rdb_saves");
     cli(server, &["BGSAVE"]);
     redis_pipe(server, PORT, 2000);
-    let wait = || (info(server, "persistence", "rdb_bgsave_in_progress") == "0").then_some(());
-    while wait().is_none() {}
+    until(|| info(server, "persistence", "rdb_bgsave_in_progress") == "0");
     assert_eq!(info(server, "persistence", "rdb_last_bgsave_status"), "ok");
     assert_ne!(info(server, "persistence", "rdb_saves"), before);
     cli(server, &["BGREWRITEAOF"]);
-    while info(server, "persistence", "aof_rewrite_in_progress") != "0"
-        || info(server, "persistence", "aof_rewrite_scheduled") != "0"
-    {}
+    until(|| {
+        info(server, "persistence", "aof_rewrite_in_progress") == "0"
+            && info(server, "persistence", "aof_rewrite_scheduled") == "0"
+    });
     assert_eq!(info(server, "persistence", "aof_last_bgrewrite_status"), "ok");
 }
 
