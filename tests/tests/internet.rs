@@ -26,6 +26,13 @@ fn run(mut command: Command) -> (String, bool) {
     (String::from_utf8_lossy(&text).into_owned(), output.status.success())
 }
 
+/// What a command of these words writes.
+fn run_words(words: &[&str]) -> String {
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]);
+    run(command).0
+}
+
 /// Pings until something comes back, then with these arguments: all must come back.
 #[track_caller]
 fn ping(network: &Network, guest: &mut Running, arguments: &[&str]) {
@@ -110,6 +117,57 @@ fn leases_and_router_advertisements_of_dnsmasq_are_followed() {
     let leases = fs::read_to_string(&leases).expect("leases");
     assert!(leases.contains(" rumprun "), "{leases}");
     ping(&network, &mut guest, &["-c", "2", &word("(router advertisement)")]);
+    let _ = server.kill();
+    let _ = server.wait();
+    guest.kill_qemu();
+}
+
+/// A server of short leases on the network's tap; what it says is in the file. `address` is the host's, for it.
+fn udhcpd(network: &Network, address: &str) -> (Child, PathBuf) {
+    let name = |what: &str| scratch().join(format!("internet-udhcpd-{what}"));
+    let (configuration, messages) = (name("configuration"), name(address));
+    let text = format!(
+        "start 10.77.0.50\nend 10.77.0.50\ninterface tap0\nauto_time 1\nmin_lease 10\nlease_file {}\n\
+         pidfile {}\noption subnet 255.255.255.0\noption router {address}\noption lease {LEASE}\n",
+        name("leases").display(),
+        name("number").display(),
+    );
+    fs::write(&configuration, text).expect("a file of ours");
+    let file = fs::File::create(&messages).expect("a file of ours");
+    let mut command = network.command("busybox");
+    command.args(["udhcpd", "-f"]).arg(&configuration).stdout(Stdio::null()).stderr(file);
+    (command.spawn().expect("udhcpd starts"), messages)
+}
+
+/// Seconds of a lease of [`udhcpd`].
+const LEASE: u32 = 24;
+
+#[test]
+fn leases_are_renewed_given_up_and_found_again() {
+    needs!("busybox", "ping");
+    if !run_words(&["busybox", "udhcpd", "--help"]).contains("udhcpd") {
+        return skip("this busybox has no udhcpd");
+    }
+    let Some(network) = Network::new(Link::Tap { queues: 1 }) else { return };
+    let _ = fs::write(scratch().join("internet-udhcpd-leases"), "");
+    let acknowledgements =
+        |messages: &PathBuf| fs::read_to_string(messages).unwrap_or_default().matches("sending ACK").count();
+    let (mut server, messages) = udhcpd(&network, "10.77.0.1");
+    let mut guest = network.attach_with(Guest::new(&idle()), &[], "").start();
+    guest.wait_for("eth0: 10.77.0.50/24, gateway 10.77.0.1 (DHCP)");
+    // At half of its time, well before it ends.
+    let first = acknowledgements(&messages);
+    network.wait(&mut guest, "a renewal", || (acknowledgements(&messages) > first).then_some(()));
+    assert!(!guest.console().contains("no longer ours"), "{}", guest.console());
+    let _ = server.kill();
+    let _ = server.wait();
+    guest.wait_for("eth0: the address 10.77.0.50 is no longer ours");
+    network.ip(&["address", "del", "10.77.0.1/24", "dev", "tap0"]);
+    network.ip(&["address", "add", "10.77.0.3/24", "dev", "tap0"]);
+    let (mut server, messages) = udhcpd(&network, "10.77.0.3");
+    network.wait(&mut guest, "a new lease", || (acknowledgements(&messages) > 0).then_some(()));
+    guest.wait_for("eth0: 10.77.0.50/24, gateway 10.77.0.3 (DHCP)");
+    ping(&network, &mut guest, &["-c", "2", "10.77.0.50"]);
     let _ = server.kill();
     let _ = server.wait();
     guest.kill_qemu();
