@@ -71,11 +71,12 @@ impl CommandLine {
     /// Writes it so that [`CommandLine::parse`] reads the same.
     pub fn render(&self) -> String {
         let mut text = String::new();
-        let mut word = |bytes: &[&[u8]]| {
+        let mut word = |bytes: &[&[u8]], separator: bool| {
             if !text.is_empty() {
                 text.push(' ');
             }
-            if bytes.iter().all(|part| part.is_empty()) {
+            // A word without bytes, or one that would be taken for the separator, shows itself by an escape.
+            if bytes.iter().all(|part| part.is_empty()) || (!separator && bytes == [b"--"]) {
                 text.push_str("\\e");
             }
             for &byte in bytes.iter().copied().flatten() {
@@ -88,18 +89,18 @@ impl CommandLine {
             }
         };
         for option in &self.options {
-            word(&[option]);
+            word(&[option], false);
         }
         for (name, value) in &self.environment {
-            word(&[b"env=", name, b"=", value]);
+            word(&[b"env=", name, b"=", value], false);
         }
         for network in &self.networks {
-            word(&[network_word::PREFIX, network_word::render(network).as_bytes()]);
+            word(&[network_word::PREFIX, network_word::render(network).as_bytes()], false);
         }
         if let Some(arguments) = &self.arguments {
-            word(&[b"--"]);
+            word(&[b"--"], true);
             for argument in arguments {
-                word(&[argument]);
+                word(&[argument], true);
             }
         }
         text
@@ -185,6 +186,10 @@ mod tests {
         assert_eq!(CommandLine::parse(line.render().as_bytes()), line);
         assert_eq!(CommandLine::parse(b""), CommandLine::default());
         assert_eq!(CommandLine::parse(b"--").arguments, Some(vec![]));
+        let line = CommandLine::parse(b"\\--\\ x");
+        assert_eq!((line.options[0].as_slice(), &line.arguments), (&b"-- x"[..], &None));
+        let line = CommandLine { options: vec![b"--".to_vec()], ..CommandLine::default() };
+        assert_eq!(CommandLine::parse(line.render().as_bytes()), line);
     }
 
     #[test]

@@ -84,7 +84,7 @@ fn segment(bytes: &mut Bytes<'_>, wire: &Wire) -> (Segment, usize) {
         segment.options.timestamps = Some(Timestamps { value, echo: wire.last.acknowledgement.0 });
     }
     for _ in 0..options >> 6 {
-        let start = shift(segment.acknowledgement, bytes.near().abs() / 4);
+        let start = shift(segment.acknowledgement, bytes.near().saturating_abs() / 4);
         segment.options.sack.push((start, start + u32::from(bytes.half() % 4000)));
     }
     if options & 2 != 0 {
