@@ -28,9 +28,20 @@ pub fn deploy(plan: &Plan) -> Result<Deployment, Error> {
     }
     let text = String::from_utf8_lossy(&document.0.into_inner()).into_owned() + "\n";
     let (name, uri) = (&plan.name, "qemu:///system");
-    let notes = vec![format!("save it, then: virsh -c {uri} create {name}.xml --console")];
+    let mut notes = vec![format!("save it, then: virsh -c {uri} create {name}.xml --console")];
+    if plan
+        .nics
+        .iter()
+        .any(|(nic, _)| matches!(&nic.backend, Backend::User(published) if !published.is_empty()))
+    {
+        notes.push(PASST.into());
+    }
     Ok(Deployment { text, notes })
 }
+
+/// What user networking needs.
+const PASST: &str = "ports are published by passt: libvirt must know it (Debian 12's does not; use --tap or --bridge \
+                     there)";
 
 /// The XML so far.
 struct Document(Writer<Vec<u8>>);
