@@ -99,6 +99,9 @@ pub enum Command {
     /// Bake, run and check programs from recipes.
     #[command(subcommand, after_help = crate::package::EXAMPLES)]
     Package(crate::package::PackageCommand),
+    /// Build NetBSD's own components from a source tree, and say what is built.
+    #[command(subcommand, after_help = crate::netbsd::EXAMPLES)]
+    Netbsd(crate::netbsd::NetbsdCommand),
     /// Say what this machine has and lacks, and the command that mends it.
     Doctor {
         /// As JSON.

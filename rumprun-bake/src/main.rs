@@ -2,6 +2,7 @@
 
 mod arguments;
 mod commands;
+mod netbsd;
 mod package;
 mod progress;
 

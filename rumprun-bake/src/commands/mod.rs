@@ -4,6 +4,7 @@ mod bake;
 mod deploy;
 mod doctor;
 mod inspect;
+mod netbsd;
 mod package;
 mod run;
 
@@ -35,6 +36,7 @@ pub fn execute(arguments: Arguments) -> Result<ExitCode> {
         Command::Inspect { image, sbom: true, .. } => inspect::sbom(&image),
         Command::Inspect { image, json, files, .. } => inspect::inspect(&image, json, files),
         Command::Package(command) => package::package(&command, &progress),
+        Command::Netbsd(command) => netbsd::netbsd(&command, &progress),
         Command::Doctor { json } => doctor::doctor(json),
         Command::Completions { shell } => {
             let mut script = Vec::new();

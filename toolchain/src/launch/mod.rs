@@ -9,6 +9,7 @@ mod kind;
 pub mod network;
 mod qmp;
 mod supervise;
+pub(crate) use supervise::die_with_us;
 mod trace;
 
 use std::{fs, io, path::PathBuf};

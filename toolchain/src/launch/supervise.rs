@@ -137,7 +137,7 @@ pub fn run(plan: &Plan, report: &dyn Report) -> Result<Outcome, Error> {
 
 /// Has the kernel kill the command's process when ours ends, even by SIGKILL.
 #[allow(unsafe_code, reason = "what runs between fork and exec must be vouched for")]
-pub(super) fn die_with_us(command: &mut Command) {
+pub(crate) fn die_with_us(command: &mut Command) {
     // SAFETY: one system call, which is async-signal-safe; nothing is allocated or locked.
     unsafe {
         command.pre_exec(|| {

@@ -1,11 +1,18 @@
 //! The NetBSD component set: a NetBSD source tree with patches, built by its own makefiles.
 //!
-//! [`tree`] says what a tree is; [`patches`] applies the patches of a [`series`] to it.
+//! [`tree`] says what a tree is; [`patches`] applies the patches of a [`series`] to it; [`build`] makes a [`set`] of it.
 
+pub mod build;
+pub mod check;
+pub mod components;
 pub mod link;
+pub mod make;
+pub mod overlay;
 pub mod patches;
 pub mod platform;
 pub mod series;
+pub mod set;
+pub mod settings;
 #[cfg(test)]
 mod shipped;
 pub mod tree;

@@ -1,0 +1,193 @@
+//! `netbsd check` and `netbsd patch`: which release a tree is, which patches apply, what is missing; nothing is built.
+
+use std::{fs, path::Path};
+
+use serde::Serialize;
+
+use super::{
+    Error,
+    components::locked,
+    host,
+    overlay::Contents,
+    patches::{Changes, State},
+    series::{Patch, Series},
+    settings::{Compiler, in_path},
+    tree::{self, Tree},
+};
+
+/// How one patch stands to a tree.
+#[derive(Debug, Serialize)]
+pub struct PatchState {
+    /// The patch.
+    #[serde(flatten)]
+    pub patch: Patch,
+    /// How it stands; nothing if it is not for this release.
+    pub state: Option<State>,
+    /// Why it doesn't apply.
+    pub rejected: Option<String>,
+}
+
+/// What was found.
+#[derive(Debug, Serialize)]
+pub struct Findings {
+    /// The tree's version.
+    pub version: String,
+    /// The patch set, if there is one for it.
+    pub series: Option<String>,
+    /// Its patches.
+    pub patches: Vec<PatchState>,
+    /// What the tree or the host lacks.
+    pub missing: Vec<String>,
+    /// What to know besides.
+    pub notes: Vec<String>,
+}
+
+impl Findings {
+    /// Whether a build would start and every patch is as it should be.
+    pub fn good(&self) -> bool {
+        self.series.is_some()
+            && self.missing.is_empty()
+            && self.patches.iter().all(|patch| patch.rejected.is_none())
+    }
+}
+
+/// Looks at a tree, with the patch sets of a folder.
+pub fn check(source: &Path, patches: &Path) -> Result<Findings, Error> {
+    let tree = Tree::open(source)?;
+    let series = Series::find(patches, &tree.version)?;
+    let mut states = Vec::new();
+    let mut changes = Changes::new(&tree.root);
+    for patch in series.iter().flat_map(|series| &series.patches) {
+        let (state, rejected) = match patch.is_for(&tree.version).then(|| changes.apply(patch)) {
+            None => (None, None),
+            Some(Ok(state)) => (Some(state), None),
+            Some(Err(error @ (Error::Rejected { .. } | Error::BadPatch { .. }))) => {
+                (None, Some(error.to_string()))
+            }
+            Some(Err(error)) => return Err(error),
+        };
+        states.push(PatchState { patch: patch.clone(), state, rejected });
+    }
+    let mut notes = Vec::new();
+    let mut missing = host_lacks();
+    if !tree.has_userspace() {
+        notes.push("no lib/libc or include: components alone, no programs".into());
+    }
+    match Compiler::find() {
+        Ok(compiler) => notes.extend(compiler.too_new()),
+        Err(error) => missing.push(error.to_string()),
+    }
+    let series = series.map(|series| series.name);
+    Ok(Findings { version: tree.version, series, patches: states, missing, notes })
+}
+
+/// What the tools of a tree need from the host.
+fn host_lacks() -> Vec<String> {
+    let needed = [("ar", "binutils"), ("objcopy", "binutils"), ("awk", "mawk"), ("sed", "sed")];
+    let lacking = needed.iter().filter(|(program, _)| in_path(program).is_none());
+    lacking.map(|(program, package)| format!("{program} (Debian package {package})")).collect()
+}
+
+/// The patches meant for a tree, and what they make of it. `names` as in [`Series::select`].
+pub fn chosen(
+    tree: &Tree,
+    patches: &Path,
+    names: Option<&[String]>,
+) -> Result<(String, Vec<(Patch, State)>, Changes), Error> {
+    let mut changes = Changes::new(&tree.root);
+    // `none` needs no patch set.
+    if names.is_some_and(<[String]>::is_empty) {
+        return Ok((tree.version.clone(), Vec::new(), changes));
+    }
+    let series = Series::required(patches, &tree.version)?;
+    let mut applied = Vec::new();
+    for patch in series.select(names, &tree.version)? {
+        let state = changes.apply(patch)?;
+        applied.push((patch.clone(), state));
+    }
+    Ok((series.name, applied, changes))
+}
+
+/// Writes a copy of a tree with patches applied, or with all that are there taken back.
+pub fn copy_patched(
+    source: &Path,
+    patches: &Path,
+    names: Option<&[String]>,
+    reverse: bool,
+    at: &Path,
+) -> Result<Vec<(Patch, State)>, Error> {
+    let tree = Tree::open(source)?;
+    if at.exists() && fs::read_dir(at).map_err(host(at.display()))?.next().is_some() {
+        return Err(Error::Other(format!("{}: is not empty", at.display())));
+    }
+    let absolute = std::path::absolute(at).map_err(host(at.display()))?;
+    if absolute.starts_with(&tree.root) {
+        return Err(Error::Other(format!("{}: is in the tree, which is never written to", at.display())));
+    }
+    let (done, changes) = if reverse {
+        let series = Series::required(patches, &tree.version)?;
+        let mut changes = Changes::new(&tree.root);
+        let mut done = Vec::new();
+        for patch in series.select(names, &tree.version)?.into_iter().rev() {
+            match changes.reverse(patch) {
+                Ok(()) => done.push((patch.clone(), State::AlreadyThere)),
+                // All that are there: others are not. A patch that was asked for must be there.
+                Err(Error::Rejected { .. }) if names.is_none() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        (done, changes)
+    } else {
+        let (_, done, changes) = chosen(&tree, patches, names)?;
+        (done, changes)
+    };
+    copy(&tree.root, at)?;
+    changes.write(at)?;
+    Ok(done)
+}
+
+/// Copies a tree: every file is one of its own, whatever the rights of the original.
+fn copy(root: &Path, at: &Path) -> Result<(), Error> {
+    let contents = Contents::read(root)?;
+    fs::create_dir_all(at).map_err(host(at.display()))?;
+    for directory in &contents.directories {
+        let path = at.join(directory);
+        fs::create_dir_all(&path).map_err(host(path.display()))?;
+    }
+    let queue = std::sync::Mutex::new(contents.files.keys());
+    let result = std::sync::Mutex::new(Ok(()));
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                loop {
+                    let Some(path) = locked(&queue).next() else { break };
+                    if let Err(error) = copy_file(&root.join(path), &at.join(path)) {
+                        *locked(&result) = Err(error);
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    result.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn copy_file(original: &Path, copy: &Path) -> Result<(), Error> {
+    use std::os::unix::fs::PermissionsExt;
+    let data = fs::symlink_metadata(original).map_err(host(original.display()))?;
+    if data.is_symlink() {
+        let target = fs::read_link(original).map_err(host(original.display()))?;
+        return std::os::unix::fs::symlink(target, copy).map_err(host(copy.display()));
+    }
+    fs::copy(original, copy).map_err(host(copy.display()))?;
+    let mode = data.permissions().mode() | 0o200;
+    fs::set_permissions(copy, fs::Permissions::from_mode(mode)).map_err(host(copy.display()))?;
+    let modified = data.modified().map_err(host(original.display()))?;
+    let file = fs::File::options().write(true).open(copy).map_err(host(copy.display()))?;
+    file.set_modified(modified).map_err(host(copy.display()))
+}
+
+/// What to say where a tree is needed and none was given.
+pub fn no_source() -> Error {
+    Error::Other(format!("no --src. {}", tree::WHERE_FROM))
+}
