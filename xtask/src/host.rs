@@ -17,6 +17,7 @@ pub const DEMO_PACKAGES: &[&str] = &["qemu-system-x86", "python3"];
 /// What the tests use besides: programs to bake, tools that make and check disks, firmware, a second emulator, clients.
 pub const TEST_PACKAGES: &[&str] = &[
     "apache2-utils",
+    "bmake",
     "bochs",
     "bochs-term",
     "bochsbios",

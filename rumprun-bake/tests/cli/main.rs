@@ -3,6 +3,7 @@
 mod bad_input;
 mod commands;
 mod deploy;
+mod netbsd;
 mod network;
 mod support;
 mod trees;

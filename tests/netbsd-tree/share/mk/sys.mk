@@ -1,0 +1,2 @@
+# Rules and tools that every makefile starts with.
+.SUFFIXES: .o .c .d

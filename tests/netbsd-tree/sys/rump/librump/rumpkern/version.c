@@ -1,0 +1,1 @@
+const char rump_version[] = "0.99.1";

@@ -1,0 +1,7 @@
+#include <rump/rump.h>
+
+int
+rump_loop(int value)
+{
+	return value;
+}
