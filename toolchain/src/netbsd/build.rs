@@ -15,7 +15,8 @@ use std::{
 use object::Object;
 
 use super::{
-    Error, check,
+    Error,
+    check::{self, Chosen},
     components::{self, Component, Group, locked},
     host,
     make::{Failure, Make, plain_command, run},
@@ -74,7 +75,7 @@ pub fn build(request: &Request, report: &(dyn Report + Sync)) -> Result<Outcome,
     if let Some(warning) = settings.compiler.too_new() {
         report.warn(&warning);
     }
-    let (release, patches, changes) =
+    let Chosen { release, patches, changes } =
         check::chosen(&tree, &request.patches_folder, request.patches.as_deref())?;
     let directory = build_directory(&tree)?;
     let _lock = lock(&directory, report)?;
@@ -97,10 +98,11 @@ pub fn build(request: &Request, report: &(dyn Report + Sync)) -> Result<Outcome,
     key.add(request.components.as_ref().map(|words| words.join(",")).unwrap_or_default());
     let set_key = hash_of(key);
     let name = name(&tree, request);
-    if let Ok(set) = Set::read(&request.sets.join(&name)) {
-        if set.key == set_key && set.failed.is_empty() {
-            return Ok(Outcome { set, unchanged: true, failures: Vec::new(), log: places.log() });
-        }
+    if let Ok(set) = Set::read(&request.sets.join(&name))
+        && set.key == set_key
+        && set.failed.is_empty()
+    {
+        return Ok(Outcome { set, unchanged: true, failures: Vec::new(), log: places.log() });
     }
     overlay::update(&tree.root, &contents, &changes.files, &places.source)?;
     fs::create_dir_all(places.log()).map_err(host(places.log().display()))?;
@@ -296,12 +298,12 @@ fn known_components(
         words.filter_map(|word| word.strip_prefix("lib").or(Some(word))).map(String::from).collect();
     let kept = places.objects.join("components.json");
     let state = format!("{inputs} {}", more.join(","));
-    if let Some((known, components)) =
-        fs::read(&kept).ok().and_then(|bytes| serde_json::from_slice::<(String, Vec<Component>)>(&bytes).ok())
+    let present = fs::read(&kept).ok();
+    let present = present.and_then(|bytes| serde_json::from_slice::<(String, Vec<Component>)>(&bytes).ok());
+    if let Some((known, components)) = present
+        && known == state
     {
-        if known == state {
-            return Ok(components);
-        }
+        return Ok(components);
     }
     let components = components::discover(make, &places.source, request.jobs, &more)?;
     let json = serde_json::to_vec(&(state, &components)).map_err(|error| Error::Other(error.to_string()))?;

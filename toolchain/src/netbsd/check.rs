@@ -88,16 +88,23 @@ fn host_lacks() -> Vec<String> {
     lacking.map(|(program, package)| format!("{program} (Debian package {package})")).collect()
 }
 
+/// Patches for a tree.
+#[derive(Debug)]
+pub struct Chosen {
+    /// The patch set's release; the tree's if none is needed.
+    pub release: String,
+    /// The patches, in their order, and how they stand.
+    pub patches: Vec<(Patch, State)>,
+    /// What they make of the tree.
+    pub changes: Changes,
+}
+
 /// The patches meant for a tree, and what they make of it. `names` as in [`Series::select`].
-pub fn chosen(
-    tree: &Tree,
-    patches: &Path,
-    names: Option<&[String]>,
-) -> Result<(String, Vec<(Patch, State)>, Changes), Error> {
+pub fn chosen(tree: &Tree, patches: &Path, names: Option<&[String]>) -> Result<Chosen, Error> {
     let mut changes = Changes::new(&tree.root);
     // `none` needs no patch set.
     if names.is_some_and(<[String]>::is_empty) {
-        return Ok((tree.version.clone(), Vec::new(), changes));
+        return Ok(Chosen { release: tree.version.clone(), patches: Vec::new(), changes });
     }
     let series = Series::required(patches, &tree.version)?;
     let mut applied = Vec::new();
@@ -105,7 +112,7 @@ pub fn chosen(
         let state = changes.apply(patch)?;
         applied.push((patch.clone(), state));
     }
-    Ok((series.name, applied, changes))
+    Ok(Chosen { release: series.name, patches: applied, changes })
 }
 
 /// Writes a copy of a tree with patches applied, or with all that are there taken back.
@@ -138,8 +145,8 @@ pub fn copy_patched(
         }
         (done, changes)
     } else {
-        let (_, done, changes) = chosen(&tree, patches, names)?;
-        (done, changes)
+        let chosen = chosen(&tree, patches, names)?;
+        (chosen.patches, chosen.changes)
     };
     copy(&tree.root, at)?;
     changes.write(at)?;
