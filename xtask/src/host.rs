@@ -34,6 +34,7 @@ pub const TEST_PACKAGES: &[&str] = &[
     "iproute2",
     "iputils-ping",
     "libnfs-utils",
+    "libpython3.11-testsuite",
     "libvirt-clients",
     "libxenmisc4.17",
     "libxml2-utils",

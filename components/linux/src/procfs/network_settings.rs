@@ -164,6 +164,7 @@ fn ipv4() -> Entry {
         ("ip_no_pmtu_disc", 0),
         ("ip_nonlocal_bind", 0),
         ("tcp_autocorking", 0),
+        ("tcp_fastopen", 0),
         ("tcp_max_orphans", 16384),
         ("tcp_mtu_probing", 0),
         ("tcp_no_metrics_save", 1),

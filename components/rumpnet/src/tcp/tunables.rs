@@ -54,8 +54,6 @@ tunables! {
     ABORT_ON_OVERFLOW = "tcp_abort_on_overflow": 0, 0, 1;
     /// 0 no ECN, 1 offered and accepted, 2 accepted.
     ECN = "tcp_ecn": 2, 0, 2;
-    /// Fast Open (RFC 7413), bits: 1 for clients, 2 for servers, 4 for clients without a cookie.
-    FAST_OPEN = "tcp_fastopen": 1, 0, 0xffff;
     /// Seconds in FIN-WAIT-2 after close.
     FIN_TIMEOUT = "tcp_fin_timeout": 60, 1, 3600;
     /// Seconds between keep-alive probes.

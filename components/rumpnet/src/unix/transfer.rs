@@ -236,7 +236,7 @@ impl UnixSocket {
         loop {
             let outcome = self.base.wait(deadline, || {
                 let mut state = self.state.lock();
-                if !state.messages.is_empty() && state.bytes > offset {
+                if !state.messages.is_empty() && (offset == 0 || state.bytes > offset) {
                     return Some(self.take_stream(&mut state, sink, flags, &mut received));
                 }
                 self.without_data(&mut state).map(|end| end.map(|()| true))

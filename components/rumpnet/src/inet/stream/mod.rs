@@ -143,6 +143,13 @@ impl StreamSocket {
         }
     }
 
+    /// The connection, if need be the one that another thread begins at this moment: its peer may know of it already.
+    #[cold]
+    fn connection_to_be(&self) -> Option<Held<'_>> {
+        drop(self.changing.lock());
+        self.connection()
+    }
+
     fn listener(&self) -> Option<Arc<Listener>> {
         match &*self.state.lock() {
             State::Listening(listener) => Some(listener.clone()),
@@ -241,11 +248,17 @@ impl File for StreamSocket {
     }
 
     fn poll(&self) -> Events {
-        let Some(connection) = self.connection() else {
-            return match self.listener() {
-                Some(listener) => listener.poll(),
-                None => Events::OUT | Events::WRNORM | Events::HUP,
-            };
+        let connection = match self.connection() {
+            Some(connection) => connection,
+            None => {
+                if let Some(listener) = self.listener() {
+                    return listener.poll();
+                }
+                let Some(connection) = self.connection_to_be() else {
+                    return Events::OUT | Events::WRNORM | Events::HUP;
+                };
+                connection
+            }
         };
         let mut events = connection.poll();
         let least = self.base.receive_least();

@@ -144,7 +144,7 @@ impl StreamSocket {
 
     #[inline]
     fn receive_at_offset(&self, sink: &mut Sink<'_>, flags: MessageFlags) -> Result<(usize, MessageFlags)> {
-        let Some(connection) = self.connection() else {
+        let Some(connection) = self.connection().or_else(|| self.connection_to_be()) else {
             self.base.take_error()?;
             return Err(Errno::ENOTCONN);
         };
