@@ -45,7 +45,8 @@ const NETPIPE_PORT: u16 = 5002;
 
 /// Messages of many sizes, there and back.
 fn netpipe(server: &mut Server) {
-    server.running.wait_for("Send and receive buffers");
+    // The kernel's line: the program says what it has before it listens.
+    server.running.wait_for(&format!("listening on 0.0.0.0:{NETPIPE_PORT}"));
     let (host, port) = server.address(NETPIPE_PORT);
     let output = scratch().join(format!("netpipe-{}", std::process::id()));
     let file = output.to_str().expect("UTF-8");
