@@ -144,7 +144,11 @@ pub fn link(request: &Link<'_>, report: &dyn Report) -> Result<Vec<u8>, Error> {
     fs::write(&object, platform::object(report)?).map_err(host(object.display()))?;
     report.step("linking with NetBSD's components");
     let mut script = String::new();
-    let mut roots: Vec<String> = LOOKED_FOR.iter().map(|&name| name.into()).collect();
+    // A set without these libraries has nothing for the platform to find.
+    let has = |library: &str| set.join(format!("lib/lib{library}.a")).is_file();
+    let looked_for =
+        LOOKED_FOR.iter().filter(|name| has(if name.starts_with("pthread_") { "pthread" } else { "c" }));
+    let mut roots: Vec<String> = looked_for.map(|&name| name.into()).collect();
     let mut programs = Vec::new();
     for (index, program) in request.programs.iter().enumerate() {
         let main = format!("netbsd_program_{index}_main");
