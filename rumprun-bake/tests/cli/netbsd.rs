@@ -5,7 +5,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Output},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use crate::support::Bench;
@@ -67,6 +67,9 @@ impl Tree {
         let text = fs::read_to_string(&path).expect("a file");
         assert!(text.contains(from));
         fs::write(&path, text.replace(from, to)).expect("written");
+        // Make compares whole seconds, and the last build was just now.
+        let file = fs::File::options().write(true).open(&path).expect("a file");
+        file.set_modified(SystemTime::now() + Duration::from_secs(1)).expect("a time");
     }
 
     /// Every object that was built, with its time.
@@ -244,4 +247,36 @@ fn trees_and_patches_that_do_not_fit() {
     let output =
         tree.bench.command().args(["netbsd", "check"]).env_remove("NETBSD_SRC").output().expect("it starts");
     assert!(String::from_utf8_lossy(&output.stderr).contains("https://github.com/NetBSD/src"));
+}
+
+/// All of a real tree, in the tool's own cache, so that a second run builds only what changed.
+#[test]
+fn a_real_tree_builds() {
+    let Some(source) = std::env::var_os("NETBSD_SRC") else {
+        eprintln!("skipped: no NetBSD tree (NETBSD_SRC)");
+        return;
+    };
+    let bench = Bench::new();
+    let run = |arguments: &[&str]| {
+        let mut command = bench.command();
+        match std::env::var_os("RUMPRUN_BAKE_CACHE") {
+            Some(cache) => command.env("RUMPRUN_BAKE_CACHE", cache),
+            None => command.env_remove("RUMPRUN_BAKE_CACHE"),
+        };
+        command.env("RUMPRUN_BAKE_DATA", bench.path("data")).env("NETBSD_SRC", &source);
+        let output = command.arg("netbsd").args(arguments).output().expect("the tool starts");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{}{errors}", String::from_utf8_lossy(&output.stdout));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let checked = run(&["check"]);
+    assert!(checked.contains("applies") || checked.contains("already there"), "{checked}");
+    let set: serde_json::Value = serde_json::from_str(&run(&["build", "--json"])).expect("JSON");
+    assert!(set["failed"].is_null());
+    for archive in
+        ["lib/rump/librump.a", "lib/rump/librumpnet_netinet.a", "lib/libc.a", "include/sys/param.h"]
+    {
+        let path = Path::new(set["name"].as_str().expect("a name")).join(archive);
+        assert!(bench.path("data/netbsd").join(path).is_file(), "{archive}");
+    }
 }
