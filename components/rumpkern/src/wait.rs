@@ -1,7 +1,7 @@
 //! Wait queues: threads that sleep until a condition holds, and observers that hear of changes.
 
 use alloc::{collections::VecDeque, sync::Arc};
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicUsize, Ordering, fence};
 
 use rumpuser::{
     NEVER, Thread, rumpuser_clock_monotonic, rumpuser_interrupted, rumpuser_park, rumpuser_thread_current,
@@ -108,6 +108,13 @@ impl WaitQueue {
         }
     }
 
+    /// Whether anybody waits. What the caller changed before is seen by whoever joins later, even if it was a plain
+    /// store.
+    fn is_waited_on(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.population.load(Ordering::Relaxed) > 0
+    }
+
     fn is_queued(&self, me: &Thread) -> bool {
         self.threads.lock().iter().any(|thread| thread.id() == me.id())
     }
@@ -125,7 +132,7 @@ impl WaitQueue {
 
     /// Wakes the thread that has waited longest.
     pub fn wake_one(&self) {
-        if self.population.load(Ordering::SeqCst) > 0 {
+        if self.is_waited_on() {
             let thread = self.threads.lock().pop_front();
             if let Some(thread) = thread {
                 self.population.fetch_sub(1, Ordering::SeqCst);
@@ -137,7 +144,7 @@ impl WaitQueue {
     /// Wakes every thread that waits now. One that finds its condition still unmet and queues again, perhaps before
     /// this returns (a wake-up may preempt the waker), is left for the next wake-up.
     pub fn wake_all(&self) {
-        if self.population.load(Ordering::SeqCst) > 0 {
+        if self.is_waited_on() {
             let waiting = self.threads.lock().len();
             for _ in 0..waiting {
                 self.wake_one();
@@ -147,7 +154,7 @@ impl WaitQueue {
 
     /// Tells observers of `events` and wakes every thread.
     pub fn notify(&self, events: Events) {
-        if self.population.load(Ordering::SeqCst) > 0 {
+        if self.is_waited_on() {
             self.tell_observers(events);
             self.wake_all();
         }
@@ -155,7 +162,7 @@ impl WaitQueue {
 
     /// Tells observers of `events` and wakes one thread: for changes that one thread can consume whole.
     pub fn notify_one(&self, events: Events) {
-        if self.population.load(Ordering::SeqCst) > 0 {
+        if self.is_waited_on() {
             self.tell_observers(events);
             self.wake_one();
         }

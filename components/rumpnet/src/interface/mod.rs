@@ -378,9 +378,8 @@ impl Interface {
         match result {
             Ok(()) => {
                 queue.transmitted.count(1, length);
-                if !queue.dirty.load(Ordering::Relaxed) {
-                    queue.dirty.store(true, Ordering::Release);
-                }
+                // Even if it is set: who clears it meanwhile may have looked at the ring before.
+                queue.dirty.store(true, Ordering::Release);
             }
             Err(_) => {
                 queue.transmitted.dropped.fetch_add(1, Ordering::Relaxed);

@@ -9,7 +9,7 @@
 //! in that time, polls itself and wants interrupts again.
 
 use alloc::{boxed::Box, format, sync::Arc};
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 
 use once_cell::race::OnceBox;
 use rumpkern::wait::{WaitError, WaitQueue};
@@ -139,11 +139,14 @@ fn poll_queue(interface: &Arc<Interface>, index: usize) -> Option<usize> {
         if moderation.record(count, bytes) {
             set_delay(interface, index, moderation.decide(rumpuser_clock_monotonic()));
         }
-        let armed = queue.armed.load(Ordering::Relaxed) && !interface.is_loopback();
+        let armed = queue.armed.load(Ordering::Relaxed);
         if armed && queue.armed.swap(false, Ordering::SeqCst) {
             interface.device.disarm(index);
         }
     }
+    drop(moderation);
+    // Who finds the queue held leaves the rest to us: what he did before must be seen from here on.
+    fence(Ordering::SeqCst);
     Some(count)
 }
 
@@ -158,9 +161,10 @@ fn set_delay(interface: &Interface, index: usize, delay: u64) {
 }
 
 /// Wants an interrupt from a queue. True if there is something already. Who polls at the moment sees to it himself.
+/// The loopback has no interrupts: flushes deliver what is on it, and count on whoever holds a queue to look again.
 fn arm(interface: &Interface, index: usize) -> bool {
     let queue = &interface.queues[index];
-    if queue.armed.load(Ordering::SeqCst) {
+    if interface.is_loopback() || queue.armed.load(Ordering::SeqCst) {
         return false;
     }
     let Some(_poll) = queue.poll.try_lock() else { return false };
