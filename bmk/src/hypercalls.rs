@@ -4,8 +4,8 @@ use alloc::{string::String, sync::Arc};
 use core::{arch::asm, sync::atomic::Ordering};
 
 use rumpuser::{
-    CpuSet, CpuStatistics, Frame, Halt, MemoryStatistics, OutOfMemory, Pmap, Thread, ThreadSpec, Trap,
-    UserContext, user::Fault,
+    CpuSet, CpuStatistics, Frame, Halt, MemoryStatistics, OutOfMemory, Pmap, Presence, Thread, ThreadSpec,
+    Trap, UserContext, user::Fault,
 };
 
 use crate::{
@@ -52,6 +52,13 @@ impl rumpuser::Hypercalls for Kernel {
 
     fn rumpuser_set_curlwp(lwp: *mut ()) {
         cpu::current_thread().curlwp.store(lwp, Ordering::Relaxed);
+    }
+
+    fn rumpuser_set_presence(presence: Option<Arc<Presence>>) {
+        let state = machine::interrupts_disable();
+        let before = cpu::current_thread().set_presence(presence);
+        schedule::interrupts_restore(state);
+        drop(before);
     }
 
     fn rumpuser_set_thread_pointer(address: usize) {

@@ -17,8 +17,8 @@ use std::{
 };
 
 use crate::{
-    CpuSet, Frame, Halt, Hypercalls, MemoryStatistics, NEVER, OutOfMemory, Pmap, Protection, Thread,
-    ThreadOperations, ThreadSpec, Trap, UserContext, memory::PAGE_SIZE, user::Fault,
+    CpuSet, Frame, Halt, Hypercalls, MemoryStatistics, NEVER, OutOfMemory, Pmap, Presence, Protection,
+    Thread, ThreadOperations, ThreadSpec, Trap, UserContext, memory::PAGE_SIZE, user::Fault,
 };
 
 /// The host as a platform.
@@ -232,6 +232,13 @@ impl Hypercalls for Host {
 
     fn rumpuser_set_curlwp(lwp: *mut ()) {
         LWP.set(lwp);
+    }
+
+    /// The host doesn't say where threads run: nowhere.
+    fn rumpuser_set_presence(presence: Option<Arc<Presence>>) {
+        if let Some(presence) = presence {
+            presence.cpu.store(-1, Ordering::SeqCst);
+        }
     }
 
     fn rumpuser_set_thread_pointer(address: usize) {

@@ -11,6 +11,7 @@
 extern crate alloc;
 
 use alloc::{boxed::Box, string::String, sync::Arc, vec::Vec};
+use core::sync::atomic::{AtomicI32, AtomicU32};
 
 pub mod device;
 #[cfg(feature = "host")]
@@ -66,6 +67,16 @@ pub trait ThreadOperations: Send + Sync {
     fn cpu(&self) -> usize;
 }
 
+/// Where a thread's CPU stands for those who can only read memory (NetBSD: `struct lwpctl`).
+#[repr(C)]
+#[derive(Default)]
+pub struct Presence {
+    /// The number of the CPU that it runs on; -1 while it runs on none.
+    pub cpu: AtomicI32,
+    /// The component's.
+    pub switches: AtomicU32,
+}
+
 /// What a CPU did since boot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CpuStatistics {
@@ -119,6 +130,9 @@ macro_rules! with_hypercalls {
         /// Sets the calling thread's pointer register (FS base), which stays its own: for components in C, whose
         /// thread-local storage hangs on it. Such a thread keeps its whole floating-point state when it is preempted.
         fn rumpuser_set_thread_pointer(address: usize);
+        /// Keeps `presence` true of the calling thread, until another or none is given. What the thread did before it
+        /// stopped running is seen by whoever sees that it did.
+        fn rumpuser_set_presence(presence: Option<alloc::sync::Arc<$crate::Presence>>);
         /// Whether the calling thread's interrupt flag is set.
         fn rumpuser_interrupted() -> bool;
         /// Clears the calling thread's interrupt flag.

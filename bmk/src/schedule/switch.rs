@@ -96,6 +96,8 @@ pub fn switch(cpu: &Cpu, previous: &Thread, next: &Thread) {
     cpu.constants.set(next.constants.table());
     cpu.current.set(next);
     cpu.scheduler.previous.set(previous);
+    previous.tell_presence(-1);
+    next.tell_presence(cpu.number as i32);
     next.on_cpu.store(true, Ordering::Relaxed);
     next.state.store(state::RUNNING, Ordering::Relaxed);
     next.cpu.store(cpu.number, Ordering::Relaxed);

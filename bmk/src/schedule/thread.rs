@@ -7,7 +7,7 @@ use core::{
     sync::atomic::{AtomicBool, AtomicI8, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering},
 };
 
-use rumpuser::{CpuSet, OutOfMemory, Pmap, ThreadOperations, ThreadSpec};
+use rumpuser::{CpuSet, OutOfMemory, Pmap, Presence, ThreadOperations, ThreadSpec};
 
 use super::queue;
 use crate::{
@@ -71,6 +71,7 @@ pub struct Thread {
     pub curlwp: AtomicPtr<()>,
     /// The FS base of a thread that runs components in C; 0 for all others.
     pub thread_pointer: Cell<u64>,
+    presence: UnsafeCell<Option<Arc<Presence>>>,
     /// Its address space as the component gave it.
     pub pmap: UnsafeCell<Option<Arc<dyn Pmap>>>,
     /// The hardware side of `pmap`.
@@ -119,6 +120,7 @@ impl Thread {
             sample: Cell::new(0),
             curlwp: AtomicPtr::new(null_mut()),
             thread_pointer: Cell::new(0),
+            presence: UnsafeCell::new(None),
             pmap: UnsafeCell::new(None),
             space: Cell::new(null()),
             constants: Constants::new(),
@@ -154,6 +156,22 @@ impl Thread {
     pub fn take_main(&self) -> Option<Box<dyn FnOnce() + Send>> {
         // SAFETY: called by the thread itself, at its start.
         unsafe { (*self.main.get()).take() }
+    }
+
+    /// See `rumpuser_set_presence`. Called by the thread itself, with interrupts disabled.
+    pub fn set_presence(&self, presence: Option<Arc<Presence>>) -> Option<Arc<Presence>> {
+        // SAFETY: the thread and the CPU that switches it are the only users, and don't interrupt each other.
+        let before = core::mem::replace(unsafe { &mut *self.presence.get() }, presence);
+        self.tell_presence(self.cpu.load(Ordering::Relaxed) as i32);
+        before
+    }
+
+    /// Notes the CPU that the thread runs on from here on, or -1. Interrupts are disabled.
+    pub fn tell_presence(&self, cpu: i32) {
+        // SAFETY: as above.
+        if let Some(presence) = unsafe { &*self.presence.get() } {
+            presence.cpu.store(cpu, Ordering::Release);
+        }
     }
 
     /// The number.

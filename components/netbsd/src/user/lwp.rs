@@ -4,13 +4,13 @@ use alloc::{boxed::Box, collections::BTreeMap, string::String, sync::Arc};
 use core::{
     cell::UnsafeCell,
     ffi::{CStr, c_char, c_int, c_long, c_ulong, c_void},
-    sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering},
 };
 
 use rumpuser::{
-    CpuSet, NEVER, Thread, ThreadSpec, rumpuser_clock_monotonic, rumpuser_clock_realtime, rumpuser_park,
-    rumpuser_set_thread_pointer, rumpuser_thread_create, rumpuser_thread_current, rumpuser_yield,
-    sync::SpinLock,
+    CpuSet, NEVER, Presence, Thread, ThreadSpec, rumpuser_clock_monotonic, rumpuser_clock_realtime,
+    rumpuser_park, rumpuser_set_presence, rumpuser_set_thread_pointer, rumpuser_thread_create,
+    rumpuser_thread_current, rumpuser_yield, sync::SpinLock,
 };
 
 use super::{memory, rump, signal, stack};
@@ -21,9 +21,6 @@ use crate::{
     weak::alias,
 };
 
-/// `LWPCTL_CPU_NONE`: the thread isn't running, as far as others should know. So whoever waits for it sleeps at once;
-/// spinning for a thread that was preempted would take the CPU away from it.
-const CPU_NONE: c_int = -1;
 /// `LWPCTL_CPU_EXITED`.
 const CPU_EXITED: c_int = -2;
 /// `LWP_SUSPENDED`.
@@ -35,18 +32,13 @@ const REALTIME: c_int = 0;
 /// How many threads `_lwp_unpark_all` takes at a time.
 const UNPARK_LIMIT: isize = 1024;
 
-/// `struct lwpctl`.
-#[repr(C)]
-pub struct Control {
-    cpu: AtomicI32,
-    switches: AtomicU32,
-}
-
 /// A thread of userspace.
 pub struct Lwp {
     /// Its number.
     pub id: i32,
-    control: Control,
+    /// `struct lwpctl`. It must be true: libpthread unlocks mutexes without a locked instruction, and counts on those who
+    /// wait to watch until the owner doesn't run.
+    control: Arc<Presence>,
     thread: SpinLock<Option<Thread>>,
     /// An unpark that no park has used.
     unparked: AtomicBool,
@@ -74,7 +66,7 @@ impl Lwp {
     fn new(program: usize) -> Arc<Lwp> {
         let lwp = Arc::new(Lwp {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
-            control: Control { cpu: AtomicI32::new(CPU_NONE), switches: AtomicU32::new(0) },
+            control: Arc::default(),
             thread: SpinLock::new(None),
             unparked: AtomicBool::new(false),
             suspended: AtomicBool::new(false),
@@ -113,6 +105,7 @@ pub fn find(id: i32) -> Option<Arc<Lwp>> {
 pub fn initialise_first() {
     let lwp = Lwp::new(0);
     *lwp.thread.lock() = Some(rumpuser_thread_current());
+    rumpuser_set_presence(Some(lwp.control.clone()));
     // SAFETY: the thread's own block; the reference is never given up, as the thread never ends.
     unsafe { (*control_block()).lwp = Arc::into_raw(lwp) };
 }
@@ -137,6 +130,7 @@ impl Start {
         // SAFETY: the block was made for this thread.
         unsafe { (*self.block).lwp = Arc::as_ptr(&lwp) };
         rumpuser_set_thread_pointer(self.block as usize);
+        rumpuser_set_presence(Some(lwp.control.clone()));
         while lwp.suspended.load(Ordering::SeqCst) {
             rumpuser_park(NEVER);
         }
@@ -148,6 +142,7 @@ impl Start {
         unsafe { stack::call(self.function, self.argument, self.stack_top & !15, lwp.back.get()) };
         // The program's stack and storage aren't used from here on: others may take them once the number is gone.
         rumpuser_set_thread_pointer(0);
+        rumpuser_set_presence(None);
         lwp.control.cpu.store(CPU_EXITED, Ordering::SeqCst);
         LWPS.lock().remove(&lwp.id);
     }
@@ -267,10 +262,10 @@ pub extern "C" fn _lwp_self() -> c_int {
 /// # Safety
 /// `place` is one for a pointer.
 #[cfg_attr(not(test), unsafe(no_mangle))]
-pub unsafe extern "C" fn _lwp_ctl(_features: c_int, place: *mut *const Control) -> c_int {
+pub unsafe extern "C" fn _lwp_ctl(_features: c_int, place: *mut *const Presence) -> c_int {
     let Some(lwp) = current() else { return failed(EINVAL) };
     // SAFETY: the caller's promise; the structure lives as long as the thread.
-    unsafe { *place = &lwp.control };
+    unsafe { *place = Arc::as_ptr(&lwp.control) };
     0
 }
 
