@@ -19,6 +19,9 @@ use crate::hash::Parts;
 /// Directories of version control, which no build looks at.
 const SKIPPED: &[&str] = &[".git", ".hg", "CVS"];
 
+/// How far the clock by which files get their times may be behind the other one: a tick of the kernel, with room.
+const CLOCK_LAG: Duration = Duration::from_millis(50);
+
 /// What is in a tree.
 #[derive(Debug, Default)]
 pub struct Contents {
@@ -125,7 +128,7 @@ impl Writer {
         // Make compares whole seconds: a file written in the second in which an object was made would not be newer.
         if !self.overlay_is_new && !self.waited {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            thread::sleep(Duration::from_secs(now.as_secs() + 1).saturating_sub(now));
+            thread::sleep(Duration::from_secs(now.as_secs() + 1).saturating_sub(now) + CLOCK_LAG);
             self.waited = true;
         }
         write_new(path, content)
