@@ -1,0 +1,174 @@
+//! Images on NetBSD component sets: one of ours, which has the hypercalls for a subject, and an installed one where there
+//! is one.
+
+use std::{
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+use tests::{bake, checkout, guest::Guest, needs, rumprun_bake, scratch, skip};
+use toolchain::netbsd::{link, set::Set, wrapper};
+
+fn source(name: &str) -> PathBuf {
+    checkout().join("tests/programs/netbsd").join(name)
+}
+
+fn succeed(command: &mut Command) {
+    let output = command.output().expect("it starts");
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The folder with the cross tools for a set.
+fn tools(name: &str, set: &Path) -> PathBuf {
+    let folder = scratch().join(format!("{name}-tools-{}", std::process::id()));
+    wrapper::install(&folder, rumprun_bake(), set).expect("the tools are installed");
+    folder
+}
+
+fn compile(tools: &Path, name: &str) -> PathBuf {
+    let program = tools.join(name).with_extension("program");
+    let compiler = tools.join(format!("{}cc", wrapper::PREFIX));
+    succeed(Command::new(compiler).arg("-O2").arg(source(name)).arg("-o").arg(&program).arg("-lpthread"));
+    program
+}
+
+/// A set with one component, which is a whole rump kernel; and a program for it.
+fn own_set() -> &'static (PathBuf, PathBuf) {
+    static SET: OnceLock<(PathBuf, PathBuf)> = OnceLock::new();
+    SET.get_or_init(|| {
+        let set = scratch().join(format!("own-set-{}", std::process::id()));
+        let archives = set.join("lib/rump");
+        fs::create_dir_all(&archives).expect("a scratch folder");
+        fs::create_dir_all(set.join("include")).expect("a scratch folder");
+        let object = archives.join("component.o");
+        succeed(
+            Command::new("gcc")
+                .args(["-O2", "-fPIE", "-ffreestanding", "-c"])
+                .arg(source("component.c"))
+                .arg("-o")
+                .arg(&object),
+        );
+        succeed(Command::new("ar").arg("rcs").arg(archives.join("librump.a")).arg(&object));
+        let program = compile(&tools("own", &set), "program.c");
+        (set, program)
+    })
+}
+
+fn arguments(set: &Path, programs: &[&Path]) -> Vec<OsString> {
+    let mut words: Vec<OsString> = vec!["--kernel".into(), format!("netbsd:{}", set.display()).into()];
+    words.extend(programs.iter().map(OsString::from));
+    words
+}
+
+#[test]
+fn a_component_of_ours_makes_its_hypercalls() {
+    needs!("gcc", "ld", "objcopy", "qemu-system-x86_64");
+    let (set, program) = own_set();
+    let mut words = arguments(set, &[program, program]);
+    words.extend(["--".into(), "one".into(), "two".into()]);
+    let image = bake("netbsd-own", words);
+    for (machine, cpus) in [("q35", 1), ("pc", 2), ("microvm", 4)] {
+        let outcome = Guest::new(&image).machine(machine).cpus(cpus).run();
+        let console = outcome.exited(3);
+        for line in [
+            "4 threads counted to 80000\n",
+            "slept, 60\n",
+            "page at offset 0\n",
+            &format!("{cpus} CPUs,   abc|-7    |00ab, absent: 2\n"),
+            "execve: not possible in an image\n",
+            "last two, local 5 0, constructed 1, execve -1 78\n",
+        ] {
+            assert!(console.contains(line), "{machine}: {line:?} is not in:\n{console}");
+        }
+        assert_eq!(console.matches(" arguments, last ").count(), 2, "both programs run:\n{console}");
+    }
+}
+
+#[test]
+fn programs_for_other_systems_are_refused() {
+    needs!("gcc", "ld", "objcopy");
+    let (set, _) = own_set();
+    let mut command = Command::new(rumprun_bake());
+    command
+        .args(["bake", "hw_direct"])
+        .arg(scratch().join("refused.elf"))
+        .args(arguments(set, &[rumprun_bake()]));
+    let output = command.output().expect("it starts");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && message.contains("x86_64-rumprun-netbsd-cc"), "{message}");
+}
+
+/// An installed set with a libc, by its directory.
+fn installed() -> Option<PathBuf> {
+    match link::set_directory(None) {
+        Ok(set) if set.join("lib/libc.a").is_file() => return Some(set),
+        Ok(set) => skip(&format!("no NetBSD tree: {} has no libc", set.display())),
+        Err(error) => skip(&format!("no NetBSD tree: {error}")),
+    }
+    None
+}
+
+#[test]
+fn programs_run_on_the_tree() {
+    needs!("gcc", "ld", "objcopy", "qemu-system-x86_64");
+    let Some(set) = installed() else { return };
+    let tools = tools("tree", &set);
+    let (hello, threads) = (compile(&tools, "hello.c"), compile(&tools, "threads.c"));
+    let mut words = arguments(&set, &[&hello]);
+    words.extend(["--env".into(), "PLACE=here".into()]);
+    let hello = bake("netbsd-hello", words);
+    let threads = bake("netbsd-threads", arguments(&set, &[&threads]));
+    for machine in ["q35", "pc", "microvm"] {
+        for cpus in [1, 2, 4] {
+            let outcome = Guest::new(&hello).machine(machine).cpus(cpus).run();
+            let console = outcome.exited(7);
+            assert!(
+                console.contains("hello from rumprun: 1 arguments, PLACE=here, pi is 3.142\n"),
+                "{console}"
+            );
+            let outcome = Guest::new(&threads).machine(machine).cpus(cpus).run();
+            let console = outcome.exited(0);
+            for line in ["counted 800000, sum 36\n", "slept beside a spinning thread\n", "echoed 5000\n"] {
+                assert!(console.contains(line), "{line:?} is not in:\n{console}");
+            }
+        }
+    }
+}
+
+/// What a patch brings works with it, and is missing without it.
+#[test]
+fn patches_bring_what_they_say() {
+    needs!("gcc", "ld", "objcopy", "qemu-system-x86_64");
+    let Some(directory) = installed() else { return };
+    let set = match Set::read(&directory) {
+        Ok(set) => set,
+        Err(error) => return skip(&format!("no NetBSD tree: {error}")),
+    };
+    let has = |patch: &str| set.patches.iter().any(|present| present.name == patch);
+    let tools = tools("patches", &directory);
+    let run = |name: &str, cpus| {
+        let program = compile(&tools, &format!("{name}.c"));
+        let image = bake(&format!("netbsd-{name}"), arguments(&directory, &[&program]));
+        Guest::new(&image).cpus(cpus).run()
+    };
+    for cpus in [1, 2, 4] {
+        let outcome = run("kqueue_user", cpus);
+        let passed = outcome.console.contains("kqueue_user: passed\n");
+        assert_eq!(passed, has("kqueue-user") && has("kqueue-flags"), "{}", outcome.console);
+        let outcome = run("mbufs", cpus);
+        assert!(outcome.exited(0).contains("mbufs: passed\n"), "{}", outcome.console);
+        let size = if has("mbuf-4k") { 4096 } else { 2048 };
+        assert!(outcome.console.contains(&format!("{size} bytes a cluster\n")), "{}", outcome.console);
+    }
+}
+
+#[test]
+fn an_image_runs_in_little_memory() {
+    needs!("gcc", "ld", "objcopy", "qemu-system-x86_64");
+    let (set, program) = own_set();
+    let image = bake("netbsd-small", arguments(set, &[program]));
+    Guest::new(&image).memory("8M").run().exited(1);
+}
