@@ -12,6 +12,7 @@ Examples:
   rumprun-bake netbsd build --src ~/netbsd-10/src        build and install a component set
   rumprun-bake netbsd build --src DIR --components net,ffs --patches none
   rumprun-bake netbsd patch --src DIR --out patched --only kqueue-user
+  rumprun-bake netbsd tools ~/netbsd-tools               the cross compiler for programs
   rumprun-bake netbsd list
 
 Exit status: 0 success, 1 failure (also if a component did not build: the set has the others), 2 wrong usage.";
@@ -30,6 +31,15 @@ pub enum NetbsdCommand {
     Patch(NetbsdPatch),
     /// Build a tree's components and libraries, and install them as a set.
     Build(NetbsdBuild),
+    /// Install the cross tools x86_64-rumprun-netbsd-cc and so on, with files for CMake (toolchain.cmake) and Meson
+    /// (cross.ini).
+    Tools {
+        /// The directory for them, to be put into PATH.
+        directory: PathBuf,
+        /// The component set that they compile for, by name or directory; not needed if there is only one.
+        #[arg(long, value_name = "SET")]
+        set: Option<String>,
+    },
     /// List the installed component sets.
     List {
         /// As JSON.

@@ -10,7 +10,10 @@ use std::{
 };
 
 use tests::{bake, checkout, guest::Guest, needs, rumprun_bake, scratch, skip};
-use toolchain::netbsd::{link, set::Set, wrapper};
+use toolchain::netbsd::{
+    set::{self, Set},
+    wrapper,
+};
 
 fn source(name: &str) -> PathBuf {
     checkout().join("tests/programs/netbsd").join(name)
@@ -24,7 +27,7 @@ fn succeed(command: &mut Command) {
 /// The folder with the cross tools for a set.
 fn tools(name: &str, set: &Path) -> PathBuf {
     let folder = scratch().join(format!("{name}-tools-{}", std::process::id()));
-    wrapper::install(&folder, rumprun_bake(), set).expect("the tools are installed");
+    succeed(Command::new(rumprun_bake()).args(["netbsd", "tools", "--set"]).arg(set).arg(&folder));
     folder
 }
 
@@ -103,7 +106,7 @@ fn programs_for_other_systems_are_refused() {
 
 /// An installed set with a libc, by its directory.
 fn installed() -> Option<PathBuf> {
-    match link::set_directory(None) {
+    match set::directory(None) {
         Ok(set) if set.join("lib/libc.a").is_file() => return Some(set),
         Ok(set) => skip(&format!("no NetBSD tree: {} has no libc", set.display())),
         Err(error) => skip(&format!("no NetBSD tree: {error}")),

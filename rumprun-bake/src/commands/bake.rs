@@ -80,7 +80,7 @@ fn netbsd(arguments: &BakeArguments) -> Result<Option<NetbsdRequest>> {
         Some(("netbsd", name)) => Some(name),
         _ => bail!("--kernel {}: there are `builtin`, `netbsd` and `netbsd:SET`", arguments.kernel),
     };
-    let set = toolchain::netbsd::link::set_directory(name)?;
+    let set = toolchain::netbsd::set::directory(name)?;
     Ok(Some(NetbsdRequest { set, components: arguments.components.clone() }))
 }
 

@@ -1,6 +1,12 @@
 //! `rumprun-bake netbsd`.
 
-use std::{fmt::Write, path::PathBuf, process::ExitCode, thread};
+use std::{
+    env,
+    fmt::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    thread,
+};
 
 use anyhow::Result;
 use toolchain::netbsd::{
@@ -8,6 +14,7 @@ use toolchain::netbsd::{
     check::{self, Findings},
     patches::State,
     set::{self, Set},
+    wrapper,
 };
 
 use super::{FAILURE, print, print_json};
@@ -21,9 +28,16 @@ pub fn netbsd(command: &NetbsdCommand, progress: &Progress) -> Result<ExitCode> 
         NetbsdCommand::Check { source, json } => check_tree(source, *json),
         NetbsdCommand::Patch(patch) => patch_tree(patch, progress),
         NetbsdCommand::Build(build) => build_set(build, progress),
+        NetbsdCommand::Tools { directory, set } => tools(directory, set.as_deref()),
         NetbsdCommand::List { json } => list(*json),
         NetbsdCommand::Describe { name, json } => describe(name.as_deref(), *json),
     }
+}
+
+fn tools(directory: &Path, set: Option<&str>) -> Result<ExitCode> {
+    wrapper::install(directory, &env::current_exe()?, &set::directory(set)?)?;
+    print(&format!("{0}: add it to PATH; {1}cc compiles and links\n", directory.display(), wrapper::PREFIX))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 impl Source {

@@ -4,7 +4,7 @@
 //! A program is a relocatable object, as the compiler wrappers ([`super::wrapper`]) make it.
 
 use std::{
-    env, fmt, fs,
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -14,10 +14,6 @@ use object::{Object, ObjectKind, ObjectSection, ObjectSymbol};
 use super::{Error, host, platform};
 use crate::{kernel, report::Report};
 
-/// Names the directory of a component set, instead of an installed one.
-pub const SET_VARIABLE: &str = "RUMPRUN_BAKE_NETBSD_SET";
-/// Names the directory for what users keep, instead of the XDG data directory.
-const DATA_VARIABLE: &str = "RUMPRUN_BAKE_DATA";
 /// The section that marks a program, and what is in it.
 pub const MARK_SECTION: &str = ".note.rumprun.program";
 /// See [`MARK_SECTION`].
@@ -81,58 +77,6 @@ pub struct Link<'a> {
     pub components: &'a [String],
     /// The programs, in the order of the configuration.
     pub programs: &'a [PathBuf],
-}
-
-/// The directory of a component set: a path, the name of an installed set, or the only one that is installed.
-pub fn set_directory(name: Option<&str>) -> Result<PathBuf, Error> {
-    if let Some(path) = env::var_os(SET_VARIABLE).filter(|_| name.is_none()) {
-        return Ok(path.into());
-    }
-    if let Some(path) = name.map(Path::new).filter(|path| path.components().count() > 1) {
-        return Ok(path.into());
-    }
-    let directory = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let data = directory(DATA_VARIABLE)
-        .or_else(|| Some(directory("XDG_DATA_HOME")?.join("rumprun-bake")))
-        .or_else(|| Some(directory("HOME")?.join(".local/share/rumprun-bake")))
-        .ok_or_else(|| {
-            Error::Other(format!("no data directory: set HOME, XDG_DATA_HOME or {DATA_VARIABLE}"))
-        })?;
-    let folder = data.join("netbsd");
-    let mut installed: Vec<PathBuf> = fs::read_dir(&folder)
-        .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
-        .unwrap_or_default();
-    installed.retain(|path| path.join("set.json").is_file());
-    installed.sort();
-    match name {
-        Some(name) => installed
-            .into_iter()
-            .find(|path| path.ends_with(name))
-            .ok_or_else(|| Error::Other(format!("no NetBSD component set {name} in {}", folder.display()))),
-        None => match installed.as_slice() {
-            [one] => Ok(one.clone()),
-            [] => Err(Error::Other(
-                "no NetBSD component set is installed: `rumprun-bake netbsd build --src DIR` makes one"
-                    .into(),
-            )),
-            several => Err(Error::Other(format!(
-                "several NetBSD component sets are installed: say which of {}",
-                Names(several)
-            ))),
-        },
-    }
-}
-
-struct Names<'a>(&'a [PathBuf]);
-
-impl fmt::Display for Names<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        for (index, path) in self.0.iter().enumerate() {
-            let separator = if index > 0 { ", " } else { "" };
-            write!(formatter, "{separator}{}", path.file_name().unwrap_or_default().display())?;
-        }
-        Ok(())
-    }
 }
 
 /// Links; returns the kernel.

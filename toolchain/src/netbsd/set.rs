@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Error, components::Group, host};
 
+/// Names the directory of a set, instead of an installed one.
+pub const SET_VARIABLE: &str = "RUMPRUN_BAKE_NETBSD_SET";
 /// The directory for what users keep, instead of the XDG data directory.
 pub const DATA_VARIABLE: &str = "RUMPRUN_BAKE_DATA";
 /// The description of a set.
@@ -71,6 +73,18 @@ pub struct Set {
     /// Where it is.
     #[serde(skip)]
     pub directory: PathBuf,
+}
+
+/// The directory of a set: a path, the one that [`SET_VARIABLE`] names, or an installed set's. Only its files are looked
+/// at when it is used, so one that was put together by hand serves, too.
+pub fn directory(name: Option<&str>) -> Result<PathBuf, Error> {
+    if let Some(path) = env::var_os(SET_VARIABLE).filter(|_| name.is_none()) {
+        return Ok(path.into());
+    }
+    match name.filter(|name| Path::new(name).components().count() > 1) {
+        Some(path) => Ok(path.into()),
+        None => Ok(Set::find(&folder()?, name)?.directory),
+    }
 }
 
 /// The directory of installed sets.

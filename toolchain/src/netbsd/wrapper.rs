@@ -11,8 +11,8 @@ use std::{
 
 use super::{
     Error, host,
-    link::{self, MARK, MARK_SECTION},
-    platform,
+    link::{MARK, MARK_SECTION},
+    platform, set,
 };
 
 /// How the names of the tools begin.
@@ -47,6 +47,7 @@ pub fn tool(name: &OsStr) -> Option<&str> {
 
 /// Installs the tools into a folder, as links to the program `tool`, and the files for CMake, Meson and pkg-config.
 pub fn install(folder: &Path, program: &Path, set: &Path) -> Result<(), Error> {
+    let set = set.canonicalize().map_err(host(set.display()))?;
     fs::create_dir_all(folder).map_err(host(folder.display()))?;
     let folder = folder.canonicalize().map_err(host(folder.display()))?;
     for name in [PLAIN, C, CXX, &["pkg-config"]].concat() {
@@ -54,7 +55,6 @@ pub fn install(folder: &Path, program: &Path, set: &Path) -> Result<(), Error> {
         let _ = fs::remove_file(&path);
         std::os::unix::fs::symlink(program, &path).map_err(host(path.display()))?;
     }
-    let set = set.canonicalize().map_err(host(set.display()))?;
     let files = [
         ("toolchain.cmake", cmake(&folder, &set)),
         ("cross.ini", meson(&folder)),
@@ -97,7 +97,7 @@ fn meson(folder: &Path) -> String {
 /// The component set that tools in a folder use.
 fn set_of(program: &Path) -> Result<PathBuf, Error> {
     let noted = program.parent().and_then(|folder| fs::read_to_string(folder.join("set")).ok());
-    noted.map_or_else(|| link::set_directory(None), |path| Ok(PathBuf::from(path.trim())))
+    noted.map_or_else(|| set::directory(None), |path| Ok(PathBuf::from(path.trim())))
 }
 
 /// Runs a tool, called by the name `program`.
