@@ -6,76 +6,20 @@
 extern crate alloc;
 
 mod boot;
+mod entry;
 #[cfg(feature = "selftest")]
 mod selftest;
 mod string;
 
 use bmk::platform::BootInformation;
 
-#[global_allocator]
-static HEAP: bmk::memory::heap::KernelHeap = bmk::memory::heap::KernelHeap;
-
-rumpuser::provide!(bmk::hypercalls::Kernel);
-
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(information: &core::panic::PanicInfo) -> ! {
-    bmk::panic::rust(information)
-}
-
-/// `core` and `alloc` are compiled for unwinding; nothing unwinds here.
-#[unsafe(no_mangle)]
-extern "C" fn rust_eh_personality() {}
-
-/// See [`rust_eh_personality`].
-#[unsafe(no_mangle)]
-extern "C" fn _Unwind_Resume() -> ! {
-    panic!("unwinding in the kernel")
-}
-
 /// Page tables of 2 MiB each with which the entry code maps the kernel; see the linker script.
 const BOOT_TABLES: usize = 2;
-
-unsafe extern "C" {
-    static kernel_start: u8;
-    static kernel_text_end: u8;
-    static kernel_rodata_end: u8;
-    static kernel_end: u8;
-    static boot_pml4: u8;
-    static boot_stack: u8;
-    static boot_stack_top: u8;
-    static trampoline_start: u8;
-    static trampoline_words: u8;
-    static trampoline_end: u8;
-}
-
-/// Called by the entry code.
-#[unsafe(no_mangle)]
-extern "sysv64" fn kernel_boot(magic: u32, information: u64, delta: u64) -> ! {
-    let at = |symbol: *const u8| symbol as usize;
-    let (start, text_end) = (at(&raw const kernel_start), at(&raw const kernel_text_end));
-    let (rodata_end, end) = (at(&raw const kernel_rodata_end), at(&raw const kernel_end));
-    let trampoline = at(&raw const trampoline_start);
-    // SAFETY: the linker's symbols enclose the code to copy.
-    let code = unsafe {
-        core::slice::from_raw_parts(&raw const trampoline_start, at(&raw const trampoline_end) - trampoline)
-    };
-    let image = bmk::boot::Image {
-        text: start..text_end,
-        rodata: text_end..rodata_end,
-        data: rodata_end..end,
-        boot_tables: at(&raw const boot_pml4),
-        stack: at(&raw const boot_stack)..at(&raw const boot_stack_top),
-        trampoline: (code, at(&raw const trampoline_words) - trampoline),
-        delta,
-    };
-    bmk::boot::start(&platform_hw::PC, image, magic, information, main)
-}
 
 /// How many bytes at the far end of the boot stack, which is the first CPU's idle stack now, were never written.
 #[cfg(feature = "selftest")]
 fn boot_stack_unused() -> usize {
-    let (start, end) = (&raw const boot_stack as usize, &raw const boot_stack_top as usize);
+    let (start, end) = (&raw const entry::boot_stack as usize, &raw const entry::boot_stack_top as usize);
     // SAFETY: reads memory of the image; what the CPU writes there meanwhile doesn't matter.
     (start..end).take_while(|&address| unsafe { core::ptr::read_volatile(address as *const u8) } == 0).count()
 }
