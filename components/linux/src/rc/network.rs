@@ -1,18 +1,15 @@
 //! The network of an image: its configuration handed to the internet layer, `/etc/resolv.conf`, and how long programs
 //! wait for addresses.
 
-use alloc::{
-    string::{String, ToString},
-    vec::Vec,
-};
-use core::net::IpAddr;
+use alloc::string::{String, ToString};
 
-use image::config::{Configuration, DHCP, Network};
+use image::config::{Configuration, Network};
+use netconfig::Setup;
 use rumpkern::{
     Errno, Result,
     uio::{Sink, Source},
 };
-use rumpnet::configuration::{self, Settings, Setup};
+use rumpnet::configuration::{self, Settings};
 use rumpuser::{rumpuser_clock_monotonic, sync::Mutex};
 use rumpvfs::{
     access::Credentials,
@@ -49,59 +46,11 @@ pub fn start(configuration: &Configuration) {
     configuration::wait_ready(rumpuser_clock_monotonic() + PATIENCE);
 }
 
-/// An interface's configuration. The baker and the launcher checked it; what can't be read is said and left out.
+/// An interface's configuration.
 fn setup(network: &Network) -> Setup {
-    let bad = |what: &str, value: &str| {
+    Setup::read(network, |what, value| {
         console::message(format_args!("{}: the {what} {value} can't be read", network.interface));
-    };
-    let mut setup = Setup {
-        name: network.interface.clone(),
-        dhcp: network.addresses.is_empty(),
-        mtu: network.mtu.map(usize::from),
-        ..Setup::default()
-    };
-    if let Some(mac) = &network.mac {
-        setup.hardware = hardware(mac);
-        if setup.hardware.is_none() {
-            bad("MAC address", mac);
-        }
-    }
-    for text in &network.addresses {
-        if text == DHCP {
-            setup.dhcp = true;
-            continue;
-        }
-        let parsed = text.split_once('/').and_then(|(address, prefix)| {
-            Some((address.parse::<IpAddr>().ok()?, prefix.parse::<u8>().ok()?))
-        });
-        match parsed {
-            Some(address) => setup.addresses.push(address),
-            None => bad("address", text),
-        }
-    }
-    let parse = |what, texts: &[String]| -> Vec<IpAddr> {
-        let mut addresses = Vec::new();
-        for text in texts {
-            match text.parse() {
-                Ok(address) => addresses.push(address),
-                Err(_) => bad(what, text),
-            }
-        }
-        addresses
-    };
-    setup.gateways = parse("gateway", &network.gateways);
-    setup.name_servers = parse("name server", &network.nameservers);
-    setup
-}
-
-/// Six bytes, in hexadecimal with colons between them.
-fn hardware(text: &str) -> Option<[u8; 6]> {
-    let mut bytes = [0; 6];
-    let mut parts = text.split([':', '-']);
-    for byte in &mut bytes {
-        *byte = u8::from_str_radix(parts.next().filter(|part| part.len() == 2)?, 16).ok()?;
-    }
-    parts.next().is_none().then_some(bytes)
+    })
 }
 
 /// Writes the text, unless the image or a program has put something else there.
@@ -148,29 +97,4 @@ fn write_resolver(text: &str) -> Result<()> {
     }
     *ours = text.to_string();
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn configurations_are_read() {
-        let network = Network {
-            interface: "eth0".into(),
-            mac: Some("52:54:00:12:34:56".into()),
-            addresses: ["10.0.0.2/24".into(), "fd00::2/64".into(), "dhcp".into(), "nonsense".into()].into(),
-            gateways: ["10.0.0.1".into()].into(),
-            nameservers: ["10.0.0.1".into(), "x".into()].into(),
-            mtu: Some(1400),
-        };
-        let setup = setup(&network);
-        assert_eq!(setup.hardware, Some([0x52, 0x54, 0, 0x12, 0x34, 0x56]));
-        assert_eq!(setup.addresses.len(), 2);
-        assert!(setup.dhcp && setup.mtu == Some(1400));
-        assert_eq!((setup.gateways.len(), setup.name_servers.len()), (1, 1));
-        assert!(self::setup(&Network::default()).dhcp);
-        assert_eq!(hardware("52:54:00:12:34"), None);
-        assert_eq!(hardware("52:54:00:12:34:5g"), None);
-    }
 }

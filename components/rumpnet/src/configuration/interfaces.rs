@@ -7,16 +7,14 @@ use core::{
     sync::atomic::Ordering,
 };
 
+use netconfig::{
+    Client, Lease, Step,
+    resolver::{From, Resolver},
+};
 use rumpuser::NEVER;
 use smoltcp::wire::Icmpv6Message;
 
-use super::{
-    STATE, Settings, Setup, State, dhcp,
-    dhcp::{Client, Lease, Step},
-    events::Event,
-    resolver::{From, Resolver},
-    slaac,
-};
+use super::{STATE, Settings, Setup, State, dhcp, events::Event, slaac};
 use crate::{
     address::{self, Address, AddressFlags, Origin},
     interface::{self, Interface},
@@ -139,14 +137,7 @@ fn changed(state: &mut State, index: u32, now: u64) {
 
 impl Managed {
     fn new(interface: Arc<Interface>, settings: &Settings, now: u64) -> Self {
-        let by_hardware =
-            settings.interfaces.iter().find(|setup| setup.hardware == Some(interface.hardware()));
-        let by_name = settings
-            .interfaces
-            .iter()
-            .find(|setup| setup.hardware.is_none() && setup.name == interface.name());
-        let setup =
-            by_hardware.or(by_name).cloned().unwrap_or_else(|| Setup { dhcp: true, ..Setup::default() });
+        let setup = Setup::find(&settings.interfaces, interface.name(), interface.hardware());
         let client = setup.dhcp.then(|| Client::new(interface.hardware(), &settings.host_name, now));
         interface.learnt.dhcp.store(client.is_some(), Ordering::Relaxed);
         Managed {

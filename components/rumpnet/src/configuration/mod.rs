@@ -3,7 +3,6 @@
 pub mod dhcp;
 mod events;
 mod interfaces;
-mod resolver;
 pub mod slaac;
 
 use alloc::{string::String, sync::Arc, vec::Vec};
@@ -12,14 +11,15 @@ use core::{
     sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering},
 };
 
+pub use netconfig::Setup;
+use netconfig::resolver::Resolver;
 use rumpkern::wait::WaitQueue;
 use rumpuser::sync::Mutex;
 
-use self::{events::Event, interfaces::Managed, resolver::Resolver};
+use self::{events::Event, interfaces::Managed};
 use crate::{
     address::{self, Address, AddressFlags, Origin},
     change::{self, Change},
-    device::HardwareAddress,
     interface::{self, Interface, Protocols},
     ip::counters,
     link, service,
@@ -52,25 +52,6 @@ impl Learnt {
             limit => limit,
         }
     }
-}
-
-/// What is configured for an interface.
-#[derive(Debug, Clone, Default)]
-pub struct Setup {
-    /// Its name.
-    pub name: String,
-    /// It is the one with this hardware address, whatever its name.
-    pub hardware: Option<HardwareAddress>,
-    /// Its addresses, with the bits that name the subnet.
-    pub addresses: Vec<(IpAddr, u8)>,
-    /// Whether it has one from DHCP.
-    pub dhcp: bool,
-    /// Default routers.
-    pub gateways: Vec<IpAddr>,
-    /// Name servers.
-    pub name_servers: Vec<IpAddr>,
-    /// The MTU in bytes, if not the device's.
-    pub mtu: Option<usize>,
 }
 
 /// What is configured in all.

@@ -12,7 +12,6 @@ use core::{
 
 use rumpuser::NEVER;
 
-use super::resolver::{From, Resolver};
 use crate::{
     address::{self, Address, AddressFlags, Origin},
     device::HardwareAddress,
@@ -21,6 +20,7 @@ use crate::{
     route::{self, Entry, Protocol},
     service::SECOND,
 };
+use netconfig::resolver::{From, Resolver};
 
 /// Options, by their numbers.
 mod option {
@@ -263,7 +263,7 @@ fn domains(bytes: &[u8]) -> impl Iterator<Item = String> {
             name.extend_from_slice(label);
             rest = behind;
         }
-        super::resolver::is_domain(&name).then(|| name.iter().map(|&byte| char::from(byte)).collect())
+        netconfig::resolver::is_domain(&name).then(|| name.iter().map(|&byte| char::from(byte)).collect())
     })
 }
 

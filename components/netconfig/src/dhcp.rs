@@ -1,4 +1,4 @@
-//! The client's states (RFC 2131 section 4.4), without input and output.
+//! DHCPv4's client (RFC 2131 section 4.4): a state machine that is told the time and what arrives.
 
 use alloc::{string::String, vec::Vec};
 use core::net::Ipv4Addr;
@@ -6,12 +6,14 @@ use core::net::Ipv4Addr;
 use rumpuser::NEVER;
 use smoltcp::wire::DhcpMessageType;
 
-use super::message::{Lease, Reply, Request};
 use crate::{
-    device::HardwareAddress,
+    HardwareAddress, SECOND,
+    message::{Lease, Reply, Request},
     random,
-    service::{MILLISECOND, SECOND},
 };
+
+/// A millisecond in nanoseconds.
+const MILLISECOND: u64 = SECOND / 1000;
 
 /// The first wait for an answer; it doubles up to [`LONGEST_WAIT`]. Shorter than RFC 2131 proposes: a lost packet
 /// must not delay a server's start.
@@ -47,7 +49,7 @@ enum State {
 
 /// What the client wants done.
 #[derive(Debug, PartialEq, Eq)]
-pub(in super::super) enum Step {
+pub enum Step {
     /// Send a message: from which address, to which server (all, if none).
     Send { source: Ipv4Addr, server: Option<Ipv4Addr>, message: Vec<u8> },
     /// The lease is new, prolonged or changed; until when it is valid.
@@ -59,7 +61,7 @@ pub(in super::super) enum Step {
 }
 
 /// The client of an interface.
-pub(in super::super) struct Client {
+pub struct Client {
     hardware: HardwareAddress,
     host_name: String,
     state: State,
@@ -78,6 +80,7 @@ pub(in super::super) struct Client {
 }
 
 impl Client {
+    /// A client that begins at `now` (nanoseconds of the monotonic clock, as all times here).
     pub fn new(hardware: HardwareAddress, host_name: &str, now: u64) -> Self {
         Client {
             hardware,
@@ -302,7 +305,8 @@ fn is_assignable(address: Ipv4Addr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::message::tests::reply, *};
+    use super::*;
+    use crate::message::tests::reply;
 
     const HARDWARE: HardwareAddress = [2, 0, 0, 0, 0, 9];
     const SERVER: [u8; 4] = [10, 0, 0, 1];

@@ -4,7 +4,10 @@ use alloc::{
     string::{String, ToString},
     vec::Vec,
 };
-use core::{fmt::Write, net::IpAddr};
+use core::{
+    fmt::Write,
+    net::{IpAddr, Ipv6Addr},
+};
 
 /// The most name servers that are kept; C libraries take the first three.
 const SERVERS: usize = 8;
@@ -13,7 +16,7 @@ const DOMAINS: usize = 6;
 
 /// Where a name server is known from, the better sources first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum From {
+pub enum From {
     /// The image's configuration.
     Configuration,
     /// DHCP.
@@ -33,12 +36,13 @@ struct Known<T> {
 
 /// What is known.
 #[derive(Default, Debug)]
-pub(crate) struct Resolver {
+pub struct Resolver {
     servers: Vec<Known<IpAddr>>,
     domains: Vec<Known<String>>,
 }
 
 impl Resolver {
+    /// Nothing.
     pub const fn new() -> Self {
         Resolver { servers: Vec::new(), domains: Vec::new() }
     }
@@ -83,7 +87,7 @@ impl Resolver {
         for known in &self.servers {
             let mut server = known.value.to_string();
             if let IpAddr::V6(address) = known.value
-                && crate::address::is_link_local(address)
+                && is_link_local(address)
                 && let Some(name) = scope(known.interface)
             {
                 server.extend(["%", &name]);
@@ -95,6 +99,11 @@ impl Resolver {
         }
         text
     }
+}
+
+/// fe80::/10.
+fn is_link_local(address: Ipv6Addr) -> bool {
+    address.segments()[0] & 0xffc0 == 0xfe80
 }
 
 fn add<T: PartialEq>(list: &mut Vec<Known<T>>, new: Known<T>, limit: usize) {
@@ -110,7 +119,7 @@ fn add<T: PartialEq>(list: &mut Vec<Known<T>>, new: Known<T>, limit: usize) {
 }
 
 /// Whether text is a domain name, so that it can stand in a configuration file.
-pub(super) fn is_domain(text: &[u8]) -> bool {
+pub fn is_domain(text: &[u8]) -> bool {
     let is_label = |label: &[u8]| {
         (1..64).contains(&label.len())
             && label.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))

@@ -1,7 +1,4 @@
-//! DHCPv4 (RFC 2131): the client, as a state machine that is told the time and what arrives, and the ways in and out.
-
-mod client;
-mod message;
+//! The ways in and out of DHCPv4's client.
 
 use alloc::{sync::Arc, vec::Vec};
 use core::{
@@ -9,8 +6,8 @@ use core::{
     sync::atomic::Ordering,
 };
 
-pub(super) use self::client::{Client, Step};
-pub use self::message::{Lease, Reply};
+use netconfig::{CLIENT_PORT, Reply, SERVER_PORT};
+
 use super::events::{self, Event};
 use crate::{
     checksum::{self, Sum},
@@ -37,7 +34,7 @@ pub(crate) fn wants(interface: &Interface, header: &Header4) -> bool {
 /// Whether a UDP packet is for the client of an interface.
 pub(crate) fn is_for_client(interface: &Interface, data: &Chain) -> bool {
     interface.learnt.dhcp.load(Ordering::Relaxed)
-        && data.first().get(2..4) == Some(&message::CLIENT_PORT.to_be_bytes())
+        && data.first().get(2..4) == Some(&CLIENT_PORT.to_be_bytes())
 }
 
 /// Takes a UDP packet for the client.
@@ -51,8 +48,7 @@ pub(crate) fn input(incoming: &Incoming<'_>, data: &Chain) {
         whole.truncate(length);
         incoming.verify(&whole)
     };
-    if u16::from_be_bytes([p0, p1]) == message::CLIENT_PORT && right && (UDP..=bytes.len()).contains(&length)
-    {
+    if u16::from_be_bytes([p0, p1]) == CLIENT_PORT && right && (UDP..=bytes.len()).contains(&length) {
         let message = bytes[UDP..length].to_vec();
         events::push(Event::Dhcp { interface: incoming.interface.index(), message });
     }
@@ -71,8 +67,8 @@ pub(super) fn send(interface: &Arc<Interface>, source: Ipv4Addr, server: Option<
     let mut packet = Packet { payload, ..Packet::default() };
     let length = UDP + message.len();
     let header = packet.header.prepend(UDP);
-    header[..2].copy_from_slice(&message::CLIENT_PORT.to_be_bytes());
-    header[2..4].copy_from_slice(&message::SERVER_PORT.to_be_bytes());
+    header[..2].copy_from_slice(&CLIENT_PORT.to_be_bytes());
+    header[2..4].copy_from_slice(&SERVER_PORT.to_be_bytes());
     header[4..6].copy_from_slice(&(length as u16).to_be_bytes());
     header[6..].fill(0);
     let pseudo = checksum::pseudo_header(source.into(), destination.into(), protocol::UDP, length);

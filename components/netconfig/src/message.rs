@@ -5,7 +5,7 @@ use core::net::Ipv4Addr;
 
 use smoltcp::wire::{DhcpMessageType, DhcpOpCode, DhcpPacket};
 
-use crate::device::HardwareAddress;
+use crate::{HardwareAddress, resolver};
 
 /// The server's UDP port.
 pub const SERVER_PORT: u16 = 67;
@@ -218,7 +218,7 @@ fn addresses(data: &[u8]) -> impl Iterator<Item = Ipv4Addr> {
 /// A domain name; only what a resolver can use.
 fn domain(data: &[u8]) -> Option<String> {
     let text = data.strip_suffix(&[0]).unwrap_or(data);
-    super::super::resolver::is_domain(text).then(|| text.iter().map(|&byte| char::from(byte)).collect())
+    resolver::is_domain(text).then(|| text.iter().map(|&byte| char::from(byte)).collect())
 }
 
 /// RFC 3442.
@@ -252,7 +252,7 @@ fn classful_prefix(address: Ipv4Addr) -> u8 {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// A reply with some options.
