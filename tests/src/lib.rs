@@ -15,6 +15,7 @@ pub mod network;
 pub mod programs;
 pub mod qmp;
 pub mod recipe;
+pub mod xen;
 
 pub use guest::{Ending, Guest, Outcome};
 

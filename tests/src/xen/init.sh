@@ -1,0 +1,51 @@
+#!/bin/sh
+# The first program of dom0: starts xenstore and the console daemon, then the test's script.
+export PATH=/bin:/usr/bin
+mount -t proc p /proc; mount -t sysfs s /sys; mount -t devtmpfs d /dev; mount -t tmpfs t /run
+mkdir -p /run/xen /run/xenstored /run/lock /dev/pts; mount -t devpts p /dev/pts
+for module in xen-privcmd xenfs xen-evtchn xen-gntdev xen-gntalloc llc stp bridge loop xen-netback xen-blkback; do
+  insmod /lib/modules/$module.ko
+done
+mount -t xenfs x /proc/xen
+tools=$(echo /usr/lib/xen-*/bin)
+$tools/xenstored --pid-file /run/xen/xenstored.pid
+until xenstore-read / >/dev/null 2>&1; do sleep 0.05; done
+$tools/xen-init-dom0 >/dev/null
+$tools/xenconsoled --log=guest --log-dir=/var/log/xen/console --pid-file=/run/xen/xenconsoled.pid
+ip link set lo up; brctl addbr xenbr0; ip addr add 10.9.0.1/24 dev xenbr0; ip link set xenbr0 up
+
+# section TITLE COMMAND...: runs the command, its output between marks that the harness looks for.
+section() {
+  title=$1; shift
+  echo "@@ begin $title"
+  "$@" 2>&1
+  echo "@@ end $title $?"
+}
+# create NAME: starts the domain of /guest/NAME.cfg.
+create() { xl create -q /guest/$1.cfg || echo "@@ failed create $1"; }
+# until_console NAME TEXT: waits until the domain's console shows the text.
+until_console() {
+  for _ in $(seq 400); do
+    grep -q -- "$2" /var/log/xen/console/guest-$1.log 2>/dev/null && return 0
+    sleep 0.1
+  done
+  echo "@@ failed until_console $1"
+}
+# finish NAME: waits until the domain has shut down, then tells how it ended and what its console showed.
+finish() {
+  id=$(xl domid $1) state=running
+  for _ in $(seq 300); do
+    case $(xl list $1 | tail -n 1 | sed 's/  */ /g' | cut -d ' ' -f 5) in
+    *c*) state=crashed; break;;
+    *s*) state=shutdown; break;;
+    esac
+    sleep 0.2
+  done
+  status=$(xenstore-read /local/domain/$id/data/status 2>/dev/null)
+  section "console $1" cat /var/log/xen/console/guest-$1.log
+  echo "@@ ended $1 $state ${status:-nothing}"
+  xl destroy $1
+}
+. /guest/run.sh
+echo "@@ done"
+poweroff -f

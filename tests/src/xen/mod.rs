@@ -1,0 +1,229 @@
+//! A real Xen in QEMU's software emulation: boots Debian's Xen with a small dom0, whose script creates the test's
+//! domains, and sorts out what they did. Several domains share a boot, which takes some 8 s.
+
+mod archive;
+mod prepare;
+
+use std::{
+    fmt::Write as _,
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use wait_timeout::ChildExt;
+
+pub use prepare::{Prepared, prepare};
+
+use archive::Archive;
+
+/// How a domain ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// It shut down, after it had written this to xenstore's `data/status`.
+    ShutDown(String),
+    /// It crashed, or said so.
+    Crashed,
+    /// It still ran when the script's patience ended.
+    Running,
+}
+
+/// A PVH domain.
+#[derive(Debug, Clone)]
+pub struct Domain {
+    name: String,
+    image: PathBuf,
+    settings: String,
+}
+
+impl Domain {
+    /// A domain of `image` with 64 MiB, and 2 CPUs, an interface or a disk if told so.
+    pub fn new(name: &str, image: &Path) -> Self {
+        let mut settings = format!("name=\"{name}\"\ntype=\"pvh\"\nkernel=\"/guest/{}\"\n", file_name(image));
+        settings += "memory=64\ntsc_mode=\"native\"\n\
+            on_poweroff=\"preserve\"\non_crash=\"preserve\"\non_reboot=\"preserve\"\n";
+        Domain { name: name.into(), image: image.into(), settings }
+    }
+
+    /// Adds a line to its configuration (xl.cfg(5)); a later one wins.
+    pub fn setting(mut self, name: &str, value: &str) -> Self {
+        let _ = writeln!(self.settings, "{name}={value}");
+        self
+    }
+
+    /// CPUs.
+    pub fn cpus(self, count: usize) -> Self {
+        self.setting("vcpus", &count.to_string())
+    }
+
+    /// Memory in MiB.
+    pub fn memory(self, size: usize) -> Self {
+        self.setting("memory", &size.to_string())
+    }
+
+    /// The command line.
+    pub fn command_line(self, text: &str) -> Self {
+        self.setting("cmdline", &format!("'{text}'"))
+    }
+
+    /// An interface on the bridge of dom0, which has 10.9.0.1/24.
+    pub fn interface(self, mac: &str) -> Self {
+        self.setting("vif", &format!("['mac={mac},bridge=xenbr0,script=vif-test']"))
+    }
+
+    /// A disk: a file in dom0.
+    pub fn disk(self, file: &str) -> Self {
+        self.setting("disk", &format!("['format=raw,vdev=xvda,access=w,script=block-test,target={file}']"))
+    }
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// A boot of Xen.
+#[derive(Debug, Clone)]
+pub struct Host {
+    prepared: Prepared,
+    domains: Vec<Domain>,
+    timeout: Duration,
+}
+
+/// What a boot showed.
+#[derive(Debug, Clone)]
+pub struct Report {
+    serial: String,
+}
+
+impl Host {
+    /// Xen, if it can be had here; says why not otherwise.
+    pub fn new() -> Option<Host> {
+        match prepare() {
+            Ok(prepared) => Some(Host { prepared, domains: Vec::new(), timeout: Duration::from_secs(240) }),
+            Err(why) => {
+                crate::skip(&why);
+                None
+            }
+        }
+    }
+
+    /// Adds a domain that the script may create.
+    pub fn domain(mut self, domain: Domain) -> Self {
+        self.domains.push(domain);
+        self
+    }
+
+    /// Boots; dom0 runs every domain in turn.
+    #[track_caller]
+    pub fn run_each(&self) -> Report {
+        let script: String =
+            self.domains.iter().map(|domain| format!("create {0}\nfinish {0}\n", domain.name)).collect();
+        self.run(&script)
+    }
+
+    /// Boots; dom0 runs this shell script, which has the functions of `init.sh`. Panics if it doesn't reach its end.
+    #[track_caller]
+    pub fn run(&self, script: &str) -> Report {
+        let folder = tempfile::tempdir_in(crate::scratch()).expect("a scratch folder");
+        let initramfs = folder.path().join("initramfs");
+        self.write_files(&initramfs, script).expect("dom0's files");
+        let serial = folder.path().join("serial");
+        let mut qemu = self.start(&initramfs, &serial);
+        let ended = qemu.wait_timeout(self.timeout).expect("QEMU can be waited for").is_some();
+        let _ = (qemu.kill(), qemu.wait());
+        let serial = fs::read(&serial).unwrap_or_default();
+        let serial = String::from_utf8_lossy(&serial).replace('\r', "");
+        assert!(ended && serial.contains("\n@@ done\n"), "dom0 did not come to its end:\n{serial}");
+        assert!(!serial.contains("@@ failed"), "{serial}");
+        Report { serial }
+    }
+
+    fn write_files(&self, path: &Path, script: &str) -> io::Result<()> {
+        fs::copy(&self.prepared.root, path)?;
+        let file = File::options().append(true).open(path)?;
+        let padding = file.metadata()?.len().next_multiple_of(512);
+        file.set_len(padding)?;
+        let mut archive = Archive::new(io::BufWriter::new(file));
+        let mut images: Vec<&Path> = self.domains.iter().map(|domain| domain.image.as_path()).collect();
+        images.sort();
+        images.dedup();
+        for image in images {
+            archive.file(&format!("guest/{}", file_name(image)), &fs::read(image)?)?;
+        }
+        for domain in &self.domains {
+            archive.file(&format!("guest/{}.cfg", domain.name), domain.settings.as_bytes())?;
+        }
+        archive.file("guest/run.sh", script.as_bytes())?;
+        archive.finish()
+    }
+
+    fn start(&self, initramfs: &Path, serial: &Path) -> Child {
+        // SMAP kills a PV dom0 there, exits of RDTSCP are misreported, and XSAVE state is lost.
+        let mut qemu = Command::new("qemu-system-x86_64");
+        qemu.args(["-machine", "q35", "-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max,-smap,-rdtscp,-xsave"])
+            .args(["-smp", "2", "-m", "640", "-nodefaults", "-display", "none", "-no-reboot"])
+            .arg("-serial")
+            .arg(format!("file:{}", serial.display()))
+            .arg("-kernel")
+            .arg(&self.prepared.xen)
+            .arg("-append")
+            .arg(
+                "console=com1 com1=115200,8n1 dom0_mem=320M dom0_max_vcpus=1 loglvl=warning guest_loglvl=all noreboot \
+                 no-real-mode",
+            )
+            .arg("-initrd")
+            .arg(format!("{} console=hvc0 quiet,{}", self.prepared.kernel.display(), initramfs.display()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        qemu.spawn().expect("QEMU starts")
+    }
+}
+
+impl Report {
+    /// Everything on the serial line: Xen's messages and dom0's.
+    pub fn serial(&self) -> &str {
+        &self.serial
+    }
+
+    /// What a command of the script wrote between the marks of `section`.
+    #[track_caller]
+    pub fn section(&self, title: &str) -> String {
+        let begin = format!("@@ begin {title}\n");
+        let Some((_, rest)) = self.serial.split_once(&begin) else {
+            panic!("no section {title:?}:\n{}", self.serial)
+        };
+        let end = format!("@@ end {title} ");
+        let text = rest.split_once(&end).map_or(rest, |(text, _)| text);
+        text.lines().filter(|line| !line.starts_with("(XEN)")).flat_map(|line| [line, "\n"]).collect()
+    }
+
+    /// A domain's console.
+    #[track_caller]
+    pub fn console(&self, domain: &str) -> String {
+        self.section(&format!("console {domain}"))
+    }
+
+    /// How a domain ended.
+    #[track_caller]
+    pub fn ending(&self, domain: &str) -> Ending {
+        let start = format!("@@ ended {domain} ");
+        let Some(line) = self.serial.lines().find_map(|line| line.strip_prefix(&start)) else {
+            panic!("no end of {domain:?}:\n{}", self.serial)
+        };
+        match line.split_once(' ') {
+            Some(("shutdown", status)) => Ending::ShutDown(status.to_owned()),
+            Some(("crashed", _)) => Ending::Crashed,
+            _ => Ending::Running,
+        }
+    }
+
+    /// The console of a domain that ended in order with `status`; panics with everything that is known otherwise.
+    #[track_caller]
+    pub fn exited(&self, domain: &str, status: u8) -> String {
+        let wanted = Ending::ShutDown(format!("exit {status}"));
+        assert_eq!(self.ending(domain), wanted, "{domain}:\n{}", self.serial);
+        self.console(domain)
+    }
+}
