@@ -13,6 +13,7 @@ Examples:
   rumprun-bake netbsd build --src DIR --components net,ffs --patches none
   rumprun-bake netbsd patch --src DIR --out patched --only kqueue-user
   rumprun-bake netbsd tools ~/netbsd-tools               the cross compiler for programs
+  rumprun-bake netbsd host --src ~/netbsd-10/src         rump kernels for this machine: rump_server, libraries for clients
   rumprun-bake netbsd list
 
 Exit status: 0 success, 1 failure (also if a component did not build: the set has the others), 2 wrong usage.";
@@ -31,6 +32,9 @@ pub enum NetbsdCommand {
     Patch(NetbsdPatch),
     /// Build a tree's components and libraries, and install them as a set.
     Build(NetbsdBuild),
+    /// Build rump kernels for this machine: rump_server, the components as shared libraries, and the libraries of its
+    /// clients.
+    Host(NetbsdBuild),
     /// Install the cross tools x86_64-rumprun-netbsd-cc and so on, with files for CMake (toolchain.cmake) and Meson
     /// (cross.ini).
     Tools {

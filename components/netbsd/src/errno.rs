@@ -19,11 +19,14 @@ numbers! {
     EBADF = 9;
     ECHILD = 10;
     ENOMEM = 12;
+    EFAULT = 14;
     EBUSY = 16;
     ENODEV = 19;
     EINVAL = 22;
     EROFS = 30;
     EAGAIN = 35;
+    EADDRNOTAVAIL = 49;
+    ENOTCONN = 57;
     ETIMEDOUT = 60;
     ENOSYS = 78;
     ENOTSUP = 86;

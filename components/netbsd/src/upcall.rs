@@ -127,3 +127,69 @@ pub(crate) fn with_cpu<R>(work: impl FnOnce() -> R) -> R {
     }
     result
 }
+
+/// The functions for processes of remote clients. All want a virtual CPU; without a kernel they fail with `ENOSYS`.
+pub(crate) mod proxy {
+    use core::ffi::{c_char, c_int, c_long, c_void};
+
+    use super::upcalls;
+    use crate::errno::{ENOSYS, Errno};
+
+    /// Makes an LWP the caller's.
+    pub fn switch(lwp: *mut c_void) {
+        if let Some(function) = upcalls().and_then(|upcalls| upcalls.lwproc_switch) {
+            // SAFETY: the rump kernel's function, with an LWP of its that runs nowhere.
+            unsafe { function(lwp) };
+        }
+    }
+
+    /// Gives the caller's LWP up, which goes when the caller leaves it.
+    pub fn release() {
+        if let Some(function) = upcalls().and_then(|upcalls| upcalls.lwproc_release) {
+            // SAFETY: the rump kernel's function; the LWP was made for this thread.
+            unsafe { function() };
+        }
+    }
+
+    /// A new LWP in a process, which becomes the caller's.
+    pub fn new_lwp(process: c_int) -> Errno {
+        // SAFETY: the rump kernel's function; it looks the process up.
+        upcalls().and_then(|upcalls| upcalls.lwproc_newlwp).map_or(ENOSYS, |new| unsafe { new(process) })
+    }
+
+    /// A new process, whose LWP becomes the caller's. The kernel gives `private` with each request for the client.
+    pub fn fork(private: *mut c_void, flags: c_int, name: *const c_char) -> Errno {
+        let function = upcalls().and_then(|upcalls| upcalls.lwproc_rfork);
+        // SAFETY: the rump kernel's function; the name is null or a C string, which is copied.
+        function.map_or(ENOSYS, |fork| unsafe { fork(private, flags, name) })
+    }
+
+    /// The number of the caller's process.
+    pub fn process() -> c_int {
+        // SAFETY: the rump kernel's function.
+        upcalls().and_then(|upcalls| upcalls.getpid).map_or(0, |getpid| unsafe { getpid() })
+    }
+
+    /// Tells the other LWPs of the caller's process to end what they wait for.
+    pub fn end_others() {
+        if let Some(function) = upcalls().and_then(|upcalls| upcalls.lwpexit) {
+            // SAFETY: the rump kernel's function.
+            unsafe { function() };
+        }
+    }
+
+    /// The caller's process runs another program.
+    pub fn executed(name: *const c_char) {
+        if let Some(function) = upcalls().and_then(|upcalls| upcalls.execnotify) {
+            // SAFETY: the rump kernel's function, with a C string, which is copied.
+            unsafe { function(name) };
+        }
+    }
+
+    /// A system call of the caller's process.
+    pub fn system_call(number: c_int, arguments: *mut c_void, values: &mut [c_long; 2]) -> Errno {
+        let function = upcalls().and_then(|upcalls| upcalls.syscall);
+        // SAFETY: the rump kernel's function; the arguments have as many words as any call of its takes.
+        function.map_or(ENOSYS, |call| unsafe { call(number, arguments, values.as_mut_ptr()) })
+    }
+}

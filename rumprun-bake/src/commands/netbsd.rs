@@ -12,6 +12,8 @@ use anyhow::Result;
 use toolchain::netbsd::{
     self, build,
     check::{self, Findings},
+    hosted::{self, Hosted},
+    make::Failure,
     patches::State,
     set::{self, Set},
     wrapper,
@@ -28,6 +30,7 @@ pub fn netbsd(command: &NetbsdCommand, progress: &Progress) -> Result<ExitCode> 
         NetbsdCommand::Check { source, json } => check_tree(source, *json),
         NetbsdCommand::Patch(patch) => patch_tree(patch, progress),
         NetbsdCommand::Build(build) => build_set(build, progress),
+        NetbsdCommand::Host(build) => build_hosted(build, progress),
         NetbsdCommand::Tools { directory, set } => tools(directory, set.as_deref()),
         NetbsdCommand::List { json } => list(*json),
         NetbsdCommand::Describe { name, json } => describe(name.as_deref(), *json),
@@ -121,10 +124,10 @@ fn patch_tree(arguments: &NetbsdPatch, progress: &Progress) -> Result<ExitCode> 
     Ok(ExitCode::SUCCESS)
 }
 
-fn build_set(arguments: &NetbsdBuild, progress: &Progress) -> Result<ExitCode> {
+fn request(arguments: &NetbsdBuild) -> Result<build::Request> {
     let jobs =
         arguments.jobs.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);
-    let request = build::Request {
+    Ok(build::Request {
         source: arguments.source.directory()?,
         patches_folder: arguments.source.patch_sets()?,
         patches: names(&arguments.patches),
@@ -132,33 +135,88 @@ fn build_set(arguments: &NetbsdBuild, progress: &Progress) -> Result<ExitCode> {
         diagnostic: arguments.diagnostic,
         jobs,
         sets: set::folder()?,
-    };
-    let outcome = build::build(&request, progress);
+    })
+}
+
+fn build_set(arguments: &NetbsdBuild, progress: &Progress) -> Result<ExitCode> {
+    let outcome = build::build(&request(arguments)?, progress);
     progress.finish();
     let outcome = outcome?;
-    for failure in &outcome.failures {
-        progress.failure(&failure.to_string());
-    }
+    show_failures(&outcome.failures, progress);
     if arguments.json {
         print_json(&outcome.set)?;
     } else {
         let set = &outcome.set;
-        let state = if outcome.unchanged { "is up to date" } else { "installed" };
         progress.say(&format!(
-            "{} {state}: {} components, {} libraries, {} patches, in {}",
+            "{} {}: {} components, {} libraries, {} patches, in {}",
             set.name,
+            state(outcome.unchanged),
             set.components.len(),
             set.libraries.len(),
             set.patches.len(),
             set.directory.display()
         ));
     }
-    if outcome.failures.is_empty() {
-        return Ok(ExitCode::SUCCESS);
+    Ok(end(&outcome.failures, progress))
+}
+
+fn build_hosted(arguments: &NetbsdBuild, progress: &Progress) -> Result<ExitCode> {
+    let outcome = hosted::build(&request(arguments)?, progress);
+    progress.finish();
+    let outcome = outcome?;
+    show_failures(&outcome.failures, progress);
+    if arguments.json {
+        print_json(&outcome.hosted)?;
+    } else {
+        let hosted = &outcome.hosted;
+        progress.say(&format!(
+            "{} {}: {} libraries, {} programs, {} patches",
+            hosted.name,
+            state(outcome.unchanged),
+            hosted.libraries.len(),
+            hosted.programs.len(),
+            hosted.patches.len()
+        ));
+        progress.say(&how_to_use(hosted));
     }
-    let failed: Vec<_> = outcome.failures.iter().map(|failure| failure.name.as_str()).collect();
+    Ok(end(&outcome.failures, progress))
+}
+
+/// A server, a client, and a program that knows nothing of either.
+fn how_to_use(hosted: &Hosted) -> String {
+    let directory = hosted.directory.display();
+    let mut text = format!(
+        "  {directory}/bin/rump_server -lrumpvfs unix:///tmp/rump\n  \
+         cc client.c -I{directory}/include -L{directory}/lib -Wl,-rpath,{directory}/lib -lrumpclient -o client\n  \
+         RUMP_SERVER=unix:///tmp/rump ./client"
+    );
+    if hosted.hijacks() {
+        _ = write!(
+            text,
+            "\n  RUMP_SERVER=unix:///tmp/rump LD_LIBRARY_PATH={directory}/lib LD_PRELOAD={directory}/lib/librumphijack.so program"
+        );
+    }
+    text
+}
+
+fn state(unchanged: bool) -> &'static str {
+    if unchanged { "is up to date" } else { "installed" }
+}
+
+fn show_failures(failures: &[Failure], progress: &Progress) {
+    for failure in failures {
+        progress.failure(&failure.to_string());
+    }
+}
+
+/// The exit status, and the summary of what did not build.
+fn end(failures: &[Failure], progress: &Progress) -> ExitCode {
+    if failures.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    let failed: Vec<_> = failures.iter().map(|failure| failure.name.as_str()).collect();
     progress.failure(&format!("{} did not build: {}", failed.len(), failed.join(", ")));
-    Ok(ExitCode::from(FAILURE))
+    ExitCode::from(FAILURE)
 }
 
 fn list(json: bool) -> Result<ExitCode> {
@@ -167,6 +225,7 @@ fn list(json: bool) -> Result<ExitCode> {
         print_json(&sets)?;
         return Ok(ExitCode::SUCCESS);
     }
+    let hosted = Hosted::all(&set::folder()?)?;
     let mut text = String::new();
     for set in &sets {
         let patches: Vec<_> = set.patches.iter().map(|patch| patch.name.as_str()).collect();
@@ -180,7 +239,18 @@ fn list(json: bool) -> Result<ExitCode> {
             set.libraries.len()
         );
     }
-    if sets.is_empty() {
+    for hosted in &hosted {
+        _ = writeln!(
+            text,
+            "{:<20} NetBSD {:<8} {} libraries, {} programs, for this machine: {}",
+            hosted.name,
+            hosted.version,
+            hosted.libraries.len(),
+            hosted.programs.len(),
+            hosted.directory.display()
+        );
+    }
+    if sets.is_empty() && hosted.is_empty() {
         text.push_str("none; `rumprun-bake netbsd build --src DIR` makes one\n");
     }
     print(&text)?;

@@ -5,7 +5,7 @@
 
 use std::{
     collections::VecDeque,
-    fs::{self, File},
+    fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     sync::Mutex,
@@ -16,18 +16,16 @@ use object::Object;
 
 use super::{
     Error,
-    check::{self, Chosen},
     components::{self, Component, Group, locked},
     host,
-    make::{Failure, Make, plain_command, run},
-    overlay::{self, Contents},
-    patches::State,
-    set::{Set, SetComponent, SetPatch},
-    settings::{self, Compiler, MACHINE, Places, Settings},
+    make::{Failure, Make},
+    prepare::Prepared,
+    set::{Set, SetComponent},
+    settings::{MACHINE, Places, Target},
     tree::Tree,
     write_new,
 };
-use crate::{hash::Parts, kernel::cache_directory, report::Report};
+use crate::report::Report;
 
 /// From how many sources on a component is itself built by several jobs.
 const MANY_SOURCES: usize = 60;
@@ -70,56 +68,26 @@ pub struct Outcome {
 
 /// Builds and installs a set.
 pub fn build(request: &Request, report: &(dyn Report + Sync)) -> Result<Outcome, Error> {
-    let tree = Tree::open(&request.source)?;
-    let settings = Settings { compiler: Compiler::find()?, diagnostic: request.diagnostic };
-    if let Some(warning) = settings.compiler.too_new() {
-        report.warn(&warning);
-    }
-    let Chosen { release, patches, changes } =
-        check::chosen(&tree, &request.patches_folder, request.patches.as_deref())?;
-    let directory = build_directory(&tree)?;
-    let _lock = lock(&directory, report)?;
-    let places = Places::new(&directory, &settings.key());
-
-    report.step(&format!("reading the tree of NetBSD {}", tree.version));
-    let contents = Contents::read(&tree.root)?;
-    let source = contents.digest(|_| true);
-    let applied: Vec<_> =
-        patches.iter().filter(|(_, state)| *state == State::Applies).map(|(patch, _)| patch).collect();
-    let mut key = Parts::default();
-    key.add(settings.key());
-    key.add(&source);
-    for patch in &applied {
-        key.add(&patch.sha256);
-    }
-    let inputs = hash_of(key);
-    let mut key = Parts::default();
-    key.add(&inputs);
-    key.add(request.components.as_ref().map(|words| words.join(",")).unwrap_or_default());
-    let set_key = hash_of(key);
-    let name = name(&tree, request);
+    let prepared = Prepared::new(request, Target::Image, report)?;
+    let Prepared { tree, settings, places, inputs, .. } = &prepared;
+    let set_key = prepared.key(request);
+    let name = name(tree, request);
     if let Ok(set) = Set::read(&request.sets.join(&name))
         && set.key == set_key
         && set.failed.is_empty()
     {
         return Ok(Outcome { set, unchanged: true, failures: Vec::new(), log: places.log() });
     }
-    overlay::update(&tree.root, &contents, &changes.files, &places.source)?;
-    fs::create_dir_all(places.log()).map_err(host(places.log().display()))?;
-
-    let tools_key = contents.digest(|path| !path.starts_with("sys") && !path.starts_with("lib"));
-    tools(&settings, &places, request.jobs, &tools_key, report)?;
-    settings.write(&places)?;
-    make_wrapper(&settings, &places, request.jobs)?;
-    let make = Make::new(&places);
+    let make = prepared.make(request.jobs, report)?;
 
     report.step("asking the tree for its components");
-    let known = known_components(&make, &places, request, &inputs)?;
+    let known = known_components(&make, places, request, inputs)?;
     let wanted = components::select(&known, request.components.as_deref())?;
-    let mut failures = headers(&make, &places, &tree, request.jobs, &wanted, &inputs, report)?;
+    let mut failures = headers(&make, places, tree, request.jobs, &wanted, inputs, report)?;
 
     report.step(&format!("building the kernel components and libraries of NetBSD {}", tree.version));
-    let failed = compile(&make, &places, &wanted, request.jobs, report);
+    let steps = Steps::new(&["dependall"], wanted.len());
+    let failed = compile(&make, places, &wanted.iter().collect::<Vec<_>>(), &steps, request.jobs, report);
     let lost: Vec<_> = failed.iter().map(|failure| failure.name.clone()).collect();
     failures.extend(failed);
     if let Some(at) = failures.iter().position(|failure| failure.name == KERNEL_BASE) {
@@ -140,14 +108,11 @@ pub fn build(request: &Request, report: &(dyn Report + Sync)) -> Result<Outcome,
         built.iter().map(|component| entry(component)).partition(|entry| entry.group == Group::Library);
     let set = Set {
         name,
-        release,
+        release: prepared.release.clone(),
         version: tree.version.clone(),
         machine: MACHINE.into(),
-        source,
-        patches: patches
-            .iter()
-            .map(|(patch, _)| SetPatch { name: patch.name.clone(), sha256: patch.sha256.clone() })
-            .collect(),
+        source: prepared.source.clone(),
+        patches: prepared.patches.clone(),
         compiler: settings.compiler.name(),
         flags: settings.flags(),
         diagnostic: settings.diagnostic,
@@ -162,7 +127,7 @@ pub fn build(request: &Request, report: &(dyn Report + Sync)) -> Result<Outcome,
         for component in &built {
             let folder = at.join(if component.group == Group::Library { "lib" } else { "lib/rump" });
             fs::create_dir_all(&folder).map_err(host(folder.display()))?;
-            let archive = object_directory(&places, component).join(component.archive());
+            let archive = object_directory(places, component).join(component.archive());
             fs::copy(&archive, folder.join(component.archive())).map_err(host(archive.display()))?;
         }
         copy_headers(&places.stage().join("usr/include"), &at.join("include"))
@@ -170,13 +135,8 @@ pub fn build(request: &Request, report: &(dyn Report + Sync)) -> Result<Outcome,
     Ok(Outcome { set, unchanged: false, failures, log: places.log() })
 }
 
-/// The hash of parts, short enough for a name.
-fn hash_of(parts: Parts) -> String {
-    parts.finish()[..24].into()
-}
-
 /// A set's name: the release, and what is special about it.
-fn name(tree: &Tree, request: &Request) -> String {
+pub(super) fn name(tree: &Tree, request: &Request) -> String {
     let mut name = tree.version.clone();
     match &request.patches {
         None => {}
@@ -190,99 +150,6 @@ fn name(tree: &Tree, request: &Request) -> String {
         name.push_str("-diagnostic");
     }
     name
-}
-
-/// Where everything about a tree is kept.
-fn build_directory(tree: &Tree) -> Result<PathBuf, Error> {
-    let cache = cache_directory().map_err(|error| Error::Other(error.to_string()))?;
-    let mut hash = Parts::default();
-    hash.add(tree.root.as_os_str().as_encoded_bytes());
-    let directory = cache.join("netbsd").join(&hash.finish()[..12]);
-    fs::create_dir_all(&directory).map_err(host(directory.display()))?;
-    let directory = fs::canonicalize(&directory).map_err(host(directory.display()))?;
-    // Makefiles take paths apart at these.
-    if directory.to_string_lossy().contains([' ', '\t', ',', ':', '$', '\'', '"']) {
-        return Err(Error::Other(format!(
-            "{}: make cannot build in a path with blanks or one of , : $ ' \"; set {} to another",
-            directory.display(),
-            crate::kernel::CACHE_VARIABLE
-        )));
-    }
-    Ok(directory)
-}
-
-fn lock(directory: &Path, report: &(dyn Report + Sync)) -> Result<File, Error> {
-    let path = directory.join("lock");
-    let lock = File::create(&path).map_err(host(path.display()))?;
-    if lock.try_lock().is_err() {
-        report.step("waiting for another build of this tree");
-        lock.lock().map_err(host(path.display()))?;
-    }
-    Ok(lock)
-}
-
-/// The tree's `build.sh`, for a target.
-fn build_script(settings: &Settings, places: &Places, objects: &Path, jobs: usize) -> std::process::Command {
-    let mut command = plain_command("sh");
-    command.current_dir(&places.source).arg("build.sh");
-    command.env("HOST_CC", places.tools.join("bin/host-cc"));
-    if settings.compiler.cxx.is_some() {
-        command.env("HOST_CXX", places.tools.join("bin/host-c++"));
-    }
-    command.args(["-m", MACHINE, "-u", "-E", "-N", "1", "-Z", "S", "-j", &jobs.to_string()]);
-    command.arg("-T").arg(&places.tools).arg("-D").arg(places.stage());
-    let map = format!("MAKEOBJDIR=${{.CURDIR:S,^{},{},}}", places.source.display(), objects.display());
-    for variable in settings.variables(places).into_iter().chain([map]) {
-        command.arg("-V").arg(variable);
-    }
-    command
-}
-
-/// Builds the tree's tools for the host, unless they are as the tree and the compiler are.
-fn tools(
-    settings: &Settings,
-    places: &Places,
-    jobs: usize,
-    tree_key: &str,
-    report: &(dyn Report + Sync),
-) -> Result<(), Error> {
-    settings.write_tools(places)?;
-    let stamp = places.tools.join("complete");
-    let state = format!("{tree_key} {} {}", settings.compiler.cc.display(), settings.compiler.name());
-    if fs::read(&stamp).is_ok_and(|present| present == state.as_bytes()) {
-        return Ok(());
-    }
-    report.step("building the tree's tools for this machine, to build the kernel components with");
-    // The settings are for components, not for programs of this machine.
-    let nothing = places.tools.join("mk.conf");
-    fs::write(&nothing, "").map_err(host(nothing.display()))?;
-    fs::create_dir_all(places.stage()).map_err(host(places.stage().display()))?;
-    let mut command = build_script(settings, places, &places.tool_objects, jobs);
-    command.arg("-V").arg(format!("MAKECONF={}", nothing.display()));
-    command.arg("-w").arg(places.tools.join("make")).arg("tools");
-    run(command, "the tree's tools", &places.log().join("tools.log")).map_err(|failure| {
-        let hint =
-            if Path::new("/usr/include/zlib.h").exists() { "" } else { "\n  is zlib1g-dev installed?" };
-        Error::Other(format!("{failure}{hint}"))
-    })?;
-    settings::wrap_install(places)?;
-    write_new(&stamp, state.as_bytes())
-}
-
-/// Has the tree write the script that runs its make, with the settings.
-fn make_wrapper(settings: &Settings, places: &Places, jobs: usize) -> Result<(), Error> {
-    if places.make().is_file() {
-        return Ok(());
-    }
-    let objects = places.objects.join("obj");
-    fs::create_dir_all(&objects).map_err(host(objects.display()))?;
-    let mut command = build_script(settings, places, &objects, jobs);
-    let written = places.objects.join("make.new");
-    command.arg("-V").arg(format!("MAKECONF={}", places.settings().display()));
-    command.arg("-w").arg(&written).arg("makewrapper");
-    run(command, "the wrapper of make", &places.log().join("make.log"))
-        .map_err(|failure| Error::Other(failure.to_string()))?;
-    fs::rename(&written, places.make()).map_err(host(places.make().display()))
 }
 
 /// What the tree offers; asked once for the same tree, patches and settings.
@@ -312,7 +179,7 @@ fn known_components(
 }
 
 /// The directory in which a component's objects are.
-fn object_directory(places: &Places, component: &Component) -> PathBuf {
+pub(super) fn object_directory(places: &Places, component: &Component) -> PathBuf {
     places.objects.join("obj").join(&component.directory)
 }
 
@@ -352,6 +219,21 @@ fn headers(
         }
     }
     directories.retain(|(path, _)| places.source.join(path).join("Makefile").is_file());
+    let failures = install_headers(make, places, directories, jobs, report);
+    if failures.is_empty() {
+        write_new(&stamp, state.as_bytes())?;
+    }
+    Ok(failures)
+}
+
+/// Installs the headers of directories, with what is below them or of the directory alone.
+pub(super) fn install_headers(
+    make: &Make,
+    places: &Places,
+    directories: Vec<(PathBuf, bool)>,
+    jobs: usize,
+    report: &(dyn Report + Sync),
+) -> Vec<Failure> {
     let log = places.log().join("headers.log");
     let _ = fs::remove_file(&log);
     let (queue, failures) = (Mutex::new(VecDeque::from(directories)), Mutex::new(Vec::new()));
@@ -373,37 +255,48 @@ fn headers(
             });
         }
     });
-    let failures = failures.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
-    if failures.is_empty() {
-        write_new(&stamp, state.as_bytes())?;
-    }
-    Ok(failures)
+    failures.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 fn next<T>(queue: &Mutex<VecDeque<T>>) -> Option<T> {
     locked(queue).pop_front()
 }
 
+/// What is made of each component, and how many there are.
+pub(super) struct Steps<'a> {
+    targets: &'a [&'a str],
+    total: usize,
+    completed: Mutex<usize>,
+}
+
+impl<'a> Steps<'a> {
+    /// None is made yet.
+    pub fn new(targets: &'a [&'a str], total: usize) -> Self {
+        Steps { targets, total, completed: Mutex::new(0) }
+    }
+}
+
 /// Builds components side by side, those with the most sources first.
-fn compile(
+pub(super) fn compile(
     make: &Make,
     places: &Places,
-    wanted: &[Component],
+    wanted: &[&Component],
+    steps: &Steps<'_>,
     jobs: usize,
     report: &(dyn Report + Sync),
 ) -> Vec<Failure> {
-    let mut order: Vec<&Component> = wanted.iter().collect();
+    let mut order = wanted.to_vec();
     order.sort_by_key(|component| std::cmp::Reverse(component.sources));
     let (queue, failures) = (Mutex::new(VecDeque::from(order)), Mutex::new(Vec::new()));
-    let completed = Mutex::new(0);
     thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
                 while let Some(component) = next(&queue) {
-                    let result = compile_one(make, places, component, jobs);
-                    let mut completed = locked(&completed);
+                    let result = compile_one(make, places, component, steps.targets, jobs);
+                    let mut completed = locked(&steps.completed);
                     *completed += 1;
-                    report.detail(&format!("{completed} of {} components: {}", wanted.len(), component.name));
+                    let Component { name, .. } = component;
+                    report.detail(&format!("{completed} of {} components: {name}", steps.total));
                     if let Err(failure) = result {
                         locked(&failures).push(failure);
                     }
@@ -414,7 +307,13 @@ fn compile(
     failures.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-fn compile_one(make: &Make, places: &Places, component: &Component, jobs: usize) -> Result<(), Failure> {
+fn compile_one(
+    make: &Make,
+    places: &Places,
+    component: &Component,
+    targets: &[&str],
+    jobs: usize,
+) -> Result<(), Failure> {
     let log = places.log().join(format!("{}.log", component.name));
     let failure = |error: Error| Failure {
         name: component.name.clone(),
@@ -432,9 +331,11 @@ fn compile_one(make: &Make, places: &Places, component: &Component, jobs: usize)
     }
     fs::write(&busy, "").map_err(host(busy.display())).map_err(failure)?;
     let several = format!("-j{jobs}");
-    let arguments: &[&str] =
-        if jobs > 1 && component.sources >= MANY_SOURCES { &[&several, "dependall"] } else { &["dependall"] };
-    let result = make.run(&component.name, &component.directory, arguments, &log);
+    let several = if jobs > 1 && component.sources >= MANY_SOURCES { Some(several.as_str()) } else { None };
+    let result = targets.iter().try_for_each(|target| {
+        let arguments: Vec<_> = several.into_iter().chain([*target]).collect();
+        make.run(&component.name, &component.directory, &arguments, &log)
+    });
     join_dependencies(&objects).map_err(failure)?;
     fs::remove_file(&busy).map_err(host(busy.display())).map_err(failure)?;
     result
@@ -444,13 +345,13 @@ fn compile_one(make: &Make, places: &Places, component: &Component, jobs: usize)
 fn remove_broken(objects: &Path) -> Result<(), Error> {
     for path in files(objects)? {
         let broken = match path.extension().and_then(|suffix| suffix.to_str()) {
-            Some("o") => fs::read(&path).is_ok_and(|bytes| {
+            Some("o" | "pico") => fs::read(&path).is_ok_and(|bytes| {
                 object::File::parse(&*bytes).is_ok_and(|file| file.sections().count() == 0)
                     || object::File::parse(&*bytes).is_err()
             }),
             // It is made of the objects again in no time.
             Some("a" | "tmp") => true,
-            _ => false,
+            _ => path.to_string_lossy().contains(".so."),
         };
         if broken {
             fs::remove_file(&path).map_err(host(path.display()))?;
@@ -461,8 +362,10 @@ fn remove_broken(objects: &Path) -> Result<(), Error> {
 
 /// Joins what the compiler said of dependencies into the file that make reads the next time.
 fn join_dependencies(objects: &Path) -> Result<(), Error> {
-    let mut parts: Vec<_> =
-        files(objects)?.into_iter().filter(|path| path.to_string_lossy().ends_with(".o.dep")).collect();
+    let mut parts: Vec<_> = files(objects)?
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|suffix| suffix == "dep"))
+        .collect();
     parts.sort();
     let mut all = Vec::new();
     for part in parts {
@@ -476,13 +379,13 @@ fn join_dependencies(objects: &Path) -> Result<(), Error> {
     write_new(&path, &all)
 }
 
-fn files(directory: &Path) -> Result<Vec<PathBuf>, Error> {
+pub(super) fn files(directory: &Path) -> Result<Vec<PathBuf>, Error> {
     let entries = fs::read_dir(directory).map_err(host(directory.display()))?;
     entries.map(|entry| entry.map(|entry| entry.path()).map_err(host(directory.display()))).collect()
 }
 
 /// Copies headers; symbolic links stay, unless they lead nowhere.
-fn copy_headers(from: &Path, to: &Path) -> Result<(), Error> {
+pub(super) fn copy_headers(from: &Path, to: &Path) -> Result<(), Error> {
     fs::create_dir_all(to).map_err(host(to.display()))?;
     for path in files(from)? {
         let Some(name) = path.file_name() else { continue };

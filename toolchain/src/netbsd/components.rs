@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, make::Make};
+use super::{Error, make::Make, settings::Target};
 
 /// Where the kernel's components are.
 const KERNEL: &str = "sys/rump";
@@ -106,6 +106,7 @@ fn ask(make: &Make, directory: &Path, source: &Path) -> Result<Answer, Error> {
     let [library, below, comment, sources, devices] =
         make.ask(directory, ["${LIB}", "${SUBDIR}", "${COMMENT}", "${SRCS}", "${RUMPPCIDEVS}"])?;
     // Drivers of PCI devices are named by the tree, but not gone through, because they need a platform with PCI.
+    let devices = if make.target() == Target::Image { devices } else { String::new() };
     let devices: Vec<_> = devices.split_whitespace().map(|name| format!("lib{name}")).collect();
     let below = below.split_whitespace().map(String::from).chain(if library.is_empty() {
         devices
@@ -146,8 +147,8 @@ pub fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// Everything that a tree offers, in the order of names. `more` are libraries that are wanted besides.
-pub fn discover(make: &Make, source: &Path, jobs: usize, more: &[String]) -> Result<Vec<Component>, Error> {
+/// The kernel's components that a tree goes through for the settings of a build.
+pub fn of_kernel(make: &Make, source: &Path, jobs: usize) -> Result<Vec<Component>, Error> {
     let mut found = Vec::new();
     let mut seen = BTreeSet::new();
     let mut open = vec![PathBuf::from(KERNEL)];
@@ -164,6 +165,12 @@ pub fn discover(make: &Make, source: &Path, jobs: usize, more: &[String]) -> Res
             }
         }
     }
+    Ok(found)
+}
+
+/// Everything that a tree offers, in the order of names. `more` are libraries that are wanted besides.
+pub fn discover(make: &Make, source: &Path, jobs: usize, more: &[String]) -> Result<Vec<Component>, Error> {
+    let mut found = of_kernel(make, source, jobs)?;
     let libraries = LIBRARIES.iter().map(|name| name.to_string()).chain(more.iter().cloned());
     let directories: BTreeSet<_> = libraries.filter_map(|name| library_directory(source, &name)).collect();
     for answer in ask_all(make, source, directories.into_iter().collect(), jobs)? {

@@ -7,7 +7,10 @@ use std::{
     process::{Command, Stdio},
 };
 
-use super::{Error, host, settings::Places};
+use super::{
+    Error, host,
+    settings::{Places, Target},
+};
 use crate::launch::die_with_us;
 
 /// How many lines before an error are shown.
@@ -58,12 +61,18 @@ pub fn plain_command(program: impl AsRef<std::ffi::OsStr>) -> Command {
 #[derive(Debug, Clone)]
 pub struct Make {
     places: Places,
+    target: Target,
 }
 
 impl Make {
     /// For a build.
-    pub fn new(places: &Places) -> Self {
-        Make { places: places.clone() }
+    pub fn new(places: &Places, target: Target) -> Self {
+        Make { places: places.clone(), target }
+    }
+
+    /// What it builds for.
+    pub fn target(&self) -> Target {
+        self.target
     }
 
     fn command(&self, directory: &Path) -> Command {

@@ -5,11 +5,13 @@
 pub mod build;
 pub mod check;
 pub mod components;
+pub mod hosted;
 pub mod link;
 pub mod make;
 pub mod overlay;
 pub mod patches;
 pub mod platform;
+mod prepare;
 pub mod series;
 pub mod set;
 pub mod settings;

@@ -8,7 +8,11 @@ use std::{
     process::{Command, Stdio},
 };
 
-use super::{Error, host, write_new};
+use super::{
+    Error, host,
+    make::{plain_command, run},
+    write_new,
+};
 use crate::hash::Parts;
 
 /// The machine that is built for, as NetBSD names it.
@@ -23,9 +27,11 @@ const PLAIN_TOOLS: &[&str] =
 /// Old C needs no more than that current compilers take it as they did: tentative definitions, implicit declarations.
 const LENIENT: &str = "-std=gnu17 -fcommon -w -Wno-error=implicit-function-declaration -Wno-error=implicit-int \
                        -Wno-error=int-conversion -Wno-error=incompatible-pointer-types";
-/// For the platform: position-independent code for executables, and nothing that distributions switch on for programs
-/// with a C library under them.
-const CODE: &str = "-fPIE -fcommon -w -U_FORTIFY_SOURCE -fno-stack-protector -fcf-protection=none -fno-stack-clash-protection";
+/// Old C as it was, and nothing that distributions switch on for programs with a C library under them.
+const CODE: &str =
+    "-fcommon -w -U_FORTIFY_SOURCE -fno-stack-protector -fcf-protection=none -fno-stack-clash-protection";
+/// Takes back what the host's compiler says of the host.
+const NOT_LINUX: &str = "-Ulinux -U__linux -U__linux__ -U__gnu_linux__";
 
 /// A compiler's kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,9 +167,20 @@ impl Places {
     }
 }
 
+/// What components are built to run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// The platform of images: archives that a bake links.
+    Image,
+    /// This machine: shared libraries over its own C library.
+    Host,
+}
+
 /// What decides how components come out.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// What they run on.
+    pub target: Target,
     /// The compiler.
     pub compiler: Compiler,
     /// Whether assertions and debug information are in.
@@ -176,9 +193,17 @@ impl Settings {
         if self.diagnostic { "-O2 -g" } else { "-O2" }
     }
 
+    /// How code is generated: for images position-independent for executables; libraries of the host get their own.
+    fn code(&self) -> String {
+        match self.target {
+            Target::Image => format!("-fPIE {CODE}"),
+            Target::Host => CODE.into(),
+        }
+    }
+
     /// All flags, for people.
     pub fn flags(&self) -> String {
-        format!("{} {CODE}", self.debug_flags())
+        format!("{} {}", self.debug_flags(), self.code())
     }
 
     /// A hash of everything here; objects of one are not mixed with those of another.
@@ -210,12 +235,14 @@ impl Settings {
             "MKDTRACE=no",
             "MKCTF=no",
             "MKPIE=no",
-            "MKPIC=no",
-            "RUMP_CURLWP=hypercall",
-            "RUMP_KERNEL_IS_LIBC=1",
-            "BUILDRUMP_SYSROOT=yes",
         ];
-        variables.extend(fixed.map(String::from));
+        let own: &[&str] = match self.target {
+            Target::Image => {
+                &["MKPIC=no", "RUMP_CURLWP=hypercall", "RUMP_KERNEL_IS_LIBC=1", "BUILDRUMP_SYSROOT=yes"]
+            }
+            Target::Host => &["MKPIC=yes", "RUMP_CURLWP=__thread"],
+        };
+        variables.extend(fixed.iter().chain(own).map(|variable| variable.to_string()));
         if self.compiler.kind == Kind::Clang {
             variables.push("HAVE_LLVM=yes".into());
         }
@@ -229,11 +256,10 @@ impl Settings {
         let diagnostic = if self.diagnostic { "yes" } else { "no" };
         let cxx = if self.compiler.cxx.is_some() { "yes" } else { "no" };
         let debug = self.debug_flags();
-        format!(
+        let mut text = format!(
             "\
 BUILDRUMP_IMACROS={objects}/include/features.h
-BUILDRUMP_CPPFLAGS=--sysroot={stage} -isystem =/usr/include
-BUILDRUMP_CFLAGS={CODE} -ffile-prefix-map={source}=/netbsd
+BUILDRUMP_CFLAGS={code} -ffile-prefix-map={source}=/netbsd
 LIBDO.pthread=_external
 INSTPRIV=-U
 AFLAGS+=-Wa,--noexecstack
@@ -248,8 +274,6 @@ MKDEBUG=no
 MKDEBUGLIB=no
 RUMP_NPF_TESTING?=no
 RUMPRUN=yes
-RUMPKERN_ONLY=yes
-RUMP_LDSCRIPT=no
 RUMP_DIAGNOSTIC={diagnostic}
 DBG={debug}
 NOGCCERROR=1
@@ -260,12 +284,46 @@ _GCC_CRTBEGINS=
 _GCC_CRTENDS=
 _GCC_CRTI=
 _GCC_CRTN=
-CPPFLAGS+=-D__NetBSD__ -Ulinux -U__linux -U__linux__ -U__gnu_linux__
+",
+            code = self.code()
+        );
+        text += &match self.target {
+            Target::Image => format!(
+                "\
+BUILDRUMP_CPPFLAGS=--sysroot={stage} -isystem =/usr/include
+RUMPKERN_ONLY=yes
+RUMP_LDSCRIPT=no
+CPPFLAGS+=-D__NetBSD__ {NOT_LINUX}
 CPPFLAGS+=${{BUILDRUMP_CPPFLAGS}} -I{objects}/include
-CFLAGS+=${{BUILDRUMP_CFLAGS}}
-CXXFLAGS+=${{BUILDRUMP_CFLAGS}}
 "
-        )
+            ),
+            // Programs start and end as the host's do, and find their libraries beside them.
+            Target::Host => format!(
+                "\
+BUILDRUMP_CPPFLAGS=-I{stage}/usr/include
+MKSTATICLIB=no
+RUMP_LDSCRIPT=ctor
+RUMP_VIRTIF={taps}
+RUMPKERN_UNDEF={NOT_LINUX}
+RUMPUSER_EXTERNAL_DPLIBS+=dl
+RUMPCLIENT_EXTERNAL_DPLIBS+=pthread dl
+CPPFLAGS+=-DRUMPUSER_CONFIG=yes -I{objects}/autoconf -I{objects}/compat
+CPPFLAGS+=${{BUILDRUMP_CPPFLAGS}}
+LDFLAGS+=-Wl,--hash-style=both
+.ifdef PROG
+LIBCRT0=
+LIBCRTBEGIN=
+LIBCRTEND=
+LIBCRTI=
+LIBC=
+LDFLAGS+=-L{stage}/usr/lib -Wl,-rpath-link,{stage}/usr/lib -Wl,--no-as-needed -Wl,-rpath,'$$ORIGIN/../lib'
+LDADD+=-ldl
+.endif
+",
+                taps = if Path::new("/usr/include/linux/if_tun.h").is_file() { "yes" } else { "no" }
+            ),
+        };
+        text + "CFLAGS+=${BUILDRUMP_CFLAGS}\nCXXFLAGS+=${BUILDRUMP_CFLAGS}\n"
     }
 
     /// Writes the settings file and what it names.
@@ -276,7 +334,33 @@ CXXFLAGS+=${{BUILDRUMP_CFLAGS}}
         keep(&include.join("features.h"), "#define NO_PCI_MSI_MSIX\n", false)?;
         let pci = "#define RUMPCOMP_USERFEATURE_PCI_DMAFREE\n#define RUMPCOMP_USERFEATURE_PCI_IOSPACE\n";
         keep(&include.join("rumpcomp_userfeatures_pci.h"), pci, false)?;
+        if self.target == Target::Host {
+            self.configure(places)?;
+        }
         keep(&places.settings(), &self.makefile(places), false)
+    }
+
+    /// Has the tree find out what its hypercalls for the host can use, and gives them the one header that hosts lack.
+    fn configure(&self, places: &Places) -> Result<(), Error> {
+        let compat = places.objects.join("compat/sys");
+        fs::create_dir_all(&compat).map_err(host(compat.display()))?;
+        let queue = places.source.join("sys/sys/queue.h");
+        let text = fs::read_to_string(&queue).map_err(host(queue.display()))?;
+        keep(&compat.join("queue.h"), &text, false)?;
+        let script = places.source.join("lib/librumpuser/configure");
+        let mut hash = Parts::default();
+        hash.add(fs::read(&script).map_err(host(script.display()))?);
+        let (folder, state) = (places.objects.join("autoconf"), hash.finish());
+        let stamp = folder.join("complete");
+        if fs::read(&stamp).is_ok_and(|present| present == state.as_bytes()) {
+            return Ok(());
+        }
+        fs::create_dir_all(&folder).map_err(host(folder.display()))?;
+        let mut command = plain_command("sh");
+        command.current_dir(&folder).arg(&script).env("CC", &self.compiler.cc);
+        run(command, "the configuration of librumpuser", &places.log().join("configure.log"))
+            .map_err(|failure| Error::Other(failure.to_string()))?;
+        write_new(&stamp, state.as_bytes())
     }
 
     /// Writes the tools that are the host's, under the names that the tree calls.
@@ -345,7 +429,7 @@ while [ $# -gt 0 ]; do
   case $1 in -f) file=$2; shift;; -d|-i) join=1;; --) break;; esac
   shift
 done
-if [ "$join" ]; then cat -- *.o.dep > "$file" 2>/dev/null || : > "$file"; else : > "$file"; fi
+if [ "$join" ]; then cat -- *.dep > "$file" 2>/dev/null || : > "$file"; else : > "$file"; fi
 "#;
 
 /// Puts a script in front of the tree's `install` that makes the directory first: trees that were cut down have no
@@ -385,7 +469,7 @@ mod tests {
 
     fn settings(kind: Kind, version: &str, diagnostic: bool) -> Settings {
         let compiler = Compiler { cc: "/usr/bin/cc".into(), cxx: None, kind, version: version.into() };
-        Settings { compiler, diagnostic }
+        Settings { target: Target::Image, compiler, diagnostic }
     }
 
     #[test]
@@ -399,6 +483,8 @@ mod tests {
         ] {
             assert_ne!(other.key(), key);
         }
+        let hosted = Settings { target: Target::Host, ..settings(Kind::Gcc, "12.2.0", false) };
+        assert_ne!(hosted.key(), key);
     }
 
     #[test]

@@ -119,6 +119,7 @@ pub fn start(payload: &'static [u8], command_line: &str) -> ! {
     files::set_root(root);
     start_userspace(&configuration);
     crate::network::configure(&configuration.networks);
+    crate::proxy::start(&configuration);
     let status = run_programs(&configuration);
     for function in array::<unsafe extern "C" fn()>(2) {
         // SAFETY: a finaliser of the image.
