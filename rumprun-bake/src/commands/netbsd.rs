@@ -83,9 +83,10 @@ fn said(findings: &Findings) -> String {
             (_, Some(_)) => "DOES NOT APPLY",
             (Some(State::Applies), None) => "applies",
             (Some(State::AlreadyThere), None) => "already there",
+            (Some(State::NothingToPatch), None) => "nothing to patch",
             (None, None) => "not for this release",
         };
-        _ = writeln!(text, "  {:<20} {state:<14} {}", patch.patch.name, patch.patch.what);
+        _ = writeln!(text, "  {:<20} {state:<16} {}", patch.patch.name, patch.patch.what);
     }
     for reason in findings.patches.iter().filter_map(|patch| patch.rejected.as_ref()) {
         _ = writeln!(text, "\n{}", reason.trim_end());
@@ -117,6 +118,7 @@ fn patch_tree(arguments: &NetbsdPatch, progress: &Progress) -> Result<ExitCode> 
             (true, _) => "taken back",
             (false, State::Applies) => "applied",
             (false, State::AlreadyThere) => "already there",
+            (false, State::NothingToPatch) => "nothing to patch",
         };
         progress.say(&format!("{:<20} {state}", patch.name));
     }

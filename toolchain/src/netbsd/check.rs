@@ -54,20 +54,10 @@ impl Findings {
 /// Looks at a tree, with the patch sets of a folder.
 pub fn check(source: &Path, patches: &Path) -> Result<Findings, Error> {
     let tree = Tree::open(source)?;
-    let series = Series::find(patches, &tree.version)?;
-    let mut states = Vec::new();
-    let mut changes = Changes::new(&tree.root);
-    for patch in series.iter().flat_map(|series| &series.patches) {
-        let (state, rejected) = match patch.is_for(&tree.version).then(|| changes.apply(patch)) {
-            None => (None, None),
-            Some(Ok(state)) => (Some(state), None),
-            Some(Err(error @ (Error::Rejected { .. } | Error::BadPatch { .. }))) => {
-                (None, Some(error.to_string()))
-            }
-            Some(Err(error)) => return Err(error),
-        };
-        states.push(PatchState { patch: patch.clone(), state, rejected });
-    }
+    let (series, states) = match Fitting::find(&tree, patches)? {
+        Some(fitting) => (Some(fitting.series), fitting.states),
+        None => (None, Vec::new()),
+    };
     let mut notes = Vec::new();
     let mut missing = host_lacks();
     if !tree.has_userspace() {
@@ -79,6 +69,64 @@ pub fn check(source: &Path, patches: &Path) -> Result<Findings, Error> {
     }
     let series = series.map(|series| series.name);
     Ok(Findings { version: tree.version, series, patches: states, missing, notes })
+}
+
+/// The patch set for a tree.
+struct Fitting {
+    series: Series,
+    /// The release that the patches are for: the tree's, or the one that it leads to.
+    release: String,
+    /// How they stand, each after those before it.
+    states: Vec<PatchState>,
+}
+
+impl Fitting {
+    /// The patch set by the tree's version. A development version may be nearer to the release before it or to the one
+    /// after it: that whose patches fit better is taken.
+    fn find(tree: &Tree, folder: &Path) -> Result<Option<Self>, Error> {
+        let own = Series::find(folder, &tree.version)?.map(|series| (series, tree.version.clone()));
+        let following = match &own {
+            // It has a set of its own.
+            Some((series, _)) if series.name.contains('.') => None,
+            _ => Series::following(folder, &tree.version)?.map(|series| (series.clone(), series.name)),
+        };
+        let fittings: Result<Vec<_>, Error> = [own, following]
+            .into_iter()
+            .flatten()
+            .map(|(series, release)| {
+                let states = stand(tree, &series, &release)?;
+                Ok(Fitting { series, release, states })
+            })
+            .collect();
+        Ok(fittings?.into_iter().min_by_key(Self::rejections))
+    }
+
+    /// As [`Self::find`]; an error says which there are.
+    fn required(tree: &Tree, folder: &Path) -> Result<Self, Error> {
+        Self::find(tree, folder)?.ok_or_else(|| Series::none_for(folder, &tree.version))
+    }
+
+    fn rejections(&self) -> usize {
+        self.states.iter().filter(|state| state.rejected.is_some()).count()
+    }
+}
+
+/// How the patches of a series stand to a tree.
+fn stand(tree: &Tree, series: &Series, release: &str) -> Result<Vec<PatchState>, Error> {
+    let mut states = Vec::new();
+    let mut changes = Changes::new(&tree.root);
+    for patch in &series.patches {
+        let (state, rejected) = match patch.is_for(release).then(|| changes.apply(patch)) {
+            None => (None, None),
+            Some(Ok(state)) => (Some(state), None),
+            Some(Err(error @ (Error::Rejected { .. } | Error::BadPatch { .. }))) => {
+                (None, Some(error.to_string()))
+            }
+            Some(Err(error)) => return Err(error),
+        };
+        states.push(PatchState { patch: patch.clone(), state, rejected });
+    }
+    Ok(states)
 }
 
 /// What the tools of a tree need from the host.
@@ -106,9 +154,9 @@ pub fn chosen(tree: &Tree, patches: &Path, names: Option<&[String]>) -> Result<C
     if names.is_some_and(<[String]>::is_empty) {
         return Ok(Chosen { release: tree.version.clone(), patches: Vec::new(), changes });
     }
-    let series = Series::required(patches, &tree.version)?;
+    let Fitting { series, release, .. } = Fitting::required(tree, patches)?;
     let mut applied = Vec::new();
-    for patch in series.select(names, &tree.version)? {
+    for patch in series.select(names, &release)? {
         let state = changes.apply(patch)?;
         applied.push((patch.clone(), state));
     }
@@ -132,10 +180,10 @@ pub fn copy_patched(
         return Err(Error::Other(format!("{}: is in the tree, which is never written to", at.display())));
     }
     let (done, changes) = if reverse {
-        let series = Series::required(patches, &tree.version)?;
+        let Fitting { series, release, .. } = Fitting::required(&tree, patches)?;
         let mut changes = Changes::new(&tree.root);
         let mut done = Vec::new();
-        for patch in series.select(names, &tree.version)?.into_iter().rev() {
+        for patch in series.select(names, &release)?.into_iter().rev() {
             match changes.reverse(patch) {
                 Ok(()) => done.push((patch.clone(), State::AlreadyThere)),
                 // All that are there: others are not. A patch that was asked for must be there.

@@ -22,6 +22,8 @@ pub enum State {
     Applies,
     /// Its changes are there already.
     AlreadyThere,
+    /// The tree lacks what it would change.
+    NothingToPatch,
 }
 
 /// A tree with changes that are only in memory.
@@ -52,7 +54,16 @@ impl Changes {
 
     /// Applies a patch, or finds its changes there already.
     pub fn apply(&mut self, patch: &Patch) -> Result<State, Error> {
+        if let Some(path) = &patch.concerns
+            && self.read(path)?.is_none()
+        {
+            return Ok(State::NothingToPatch);
+        }
         if !patch.already_there.is_empty() && self.has_all(&patch.already_there)? {
+            return Ok(State::AlreadyThere);
+        }
+        // Backwards first: where a hunk inserts lines after its only line of context, it would fit once more.
+        if patch.inserts() && self.attempt(patch, true).is_ok() {
             return Ok(State::AlreadyThere);
         }
         match self.attempt(patch, false) {
@@ -267,6 +278,13 @@ mod tests {
         );
         assert_eq!(fs::read(tree.path().join("sys/one.c")).expect("a file").len(), 29);
         assert_eq!(changes.apply(&patch).expect("it is there"), State::AlreadyThere);
+        let mut insertion = self::patch("--- a/sys/one.c\n+++ b/sys/one.c\n@@ -1 +1,2 @@\n zero\n+half\n");
+        assert_eq!(Changes::new(tree.path()).apply(&insertion).expect("it applies"), State::Applies);
+        let mut twice = Changes::new(tree.path());
+        twice.apply(&insertion).expect("it applies");
+        assert_eq!(twice.apply(&insertion).expect("it is there"), State::AlreadyThere, "not inserted again");
+        insertion.diff = b"--- a/sys/one.c\n+++ b/sys/one.c\n@@ -1,2 +1 @@\n zero\n-one\n".to_vec();
+        assert_eq!(Changes::new(tree.path()).apply(&insertion).expect("it applies"), State::Applies);
         changes.write(tree.path()).expect("writing");
         let mut back = Changes::new(tree.path());
         assert_eq!(back.apply(&patch).expect("it is there"), State::AlreadyThere);
@@ -312,6 +330,10 @@ mod tests {
         assert_eq!(Changes::new(tree.path()).apply(&patch).expect("there"), State::AlreadyThere);
         patch.already_there = has("seven");
         assert!(Changes::new(tree.path()).apply(&patch).is_err());
+        patch.concerns = Some("sys/one.c".into());
+        assert!(Changes::new(tree.path()).apply(&patch).is_err());
+        patch.concerns = Some("sys/two.c".into());
+        assert_eq!(Changes::new(tree.path()).apply(&patch).expect("no such file"), State::NothingToPatch);
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub struct Patch {
     pub releases: Vec<String>,
     /// What a tree has that needs no such patch: paths and texts in them.
     pub already_there: Vec<(PathBuf, String)>,
+    /// The file without which a tree has nothing to patch.
+    pub concerns: Option<PathBuf>,
     /// The patches that it needs.
     pub needs: Vec<String>,
     /// Whether it is applied only when it is named.
@@ -38,6 +40,12 @@ impl Patch {
     /// Whether it is for this release.
     pub fn is_for(&self, release: &str) -> bool {
         self.releases.iter().any(|prefix| release_begins(release, prefix))
+    }
+
+    /// Whether there are lines that it adds.
+    pub fn inserts(&self) -> bool {
+        let lines = self.diff.split(|&byte| byte == b'\n');
+        lines.into_iter().any(|line| line.starts_with(b"+") && !line.starts_with(b"+++ "))
     }
 
     /// Reads a patch file's bytes: headers as in mail, an empty line, a diff.
@@ -67,6 +75,7 @@ impl Patch {
                 "What" => patch.what = value,
                 "Why" => patch.why = value,
                 "Releases" => patch.releases = words(&value),
+                "Concerns" => patch.concerns = Some(value.into()),
                 "Needs" => patch.needs.extend(words(&value)),
                 "Default" if value == "yes" || value == "no" => patch.optional = value == "no",
                 "Default" => return Err(bad(format!("Default: {value}: write yes or no"))),
@@ -122,11 +131,26 @@ impl Series {
         best.map(|name| Self::read(folder, &name)).transpose()
     }
 
+    /// The patch set of the release that a development version (`9.99.94`) leads to, if there is one.
+    pub fn following(folder: &Path, release: &str) -> Result<Option<Self>, Error> {
+        let mut numbers = release.split('.').map(|number| number.parse::<u32>().ok());
+        match (numbers.next().flatten(), numbers.next().flatten()) {
+            (Some(major), Some(99)) => Self::find(folder, &(major.saturating_add(1)).to_string()),
+            _ => Ok(None),
+        }
+    }
+
     /// The patch set for a release, or an error that says which there are.
     pub fn required(folder: &Path, release: &str) -> Result<Self, Error> {
-        let known = Self::names(folder)?;
-        Self::find(folder, release)?
-            .ok_or_else(|| Error::NoPatchSet { release: release.into(), known: list(&known) })
+        Self::find(folder, release)?.ok_or_else(|| Self::none_for(folder, release))
+    }
+
+    /// The error that there is no patch set for a release, with those that there are.
+    pub fn none_for(folder: &Path, release: &str) -> Error {
+        match Self::names(folder) {
+            Ok(known) => Error::NoPatchSet { release: release.into(), known: list(&known) },
+            Err(error) => error,
+        }
     }
 
     fn names(folder: &Path) -> Result<Vec<String>, Error> {
@@ -152,7 +176,9 @@ impl Series {
             }
             let file = folder.join(line);
             let text = fs::read(&file).map_err(host(file.display()))?;
-            let patch = Patch::parse(line.strip_suffix(".patch").unwrap_or(line), &file, &text)?;
+            // One that serves another release, too, is in one folder and named by both series.
+            let name = Path::new(line).file_stem().unwrap_or_default().to_string_lossy();
+            let patch = Patch::parse(&name, &file, &text)?;
             if let Some(need) =
                 patch.needs.iter().find(|need| !patches.iter().any(|earlier| earlier.name == **need))
             {

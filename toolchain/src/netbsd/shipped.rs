@@ -64,7 +64,7 @@ fn round_trip(root: &Path, series: &Series, original: impl Fn(&Path) -> Option<V
     for patch in &series.patches {
         match changes.apply(patch).unwrap_or_else(|error| panic!("{error}")) {
             State::Applies => applied.push(patch),
-            State::AlreadyThere => println!("{}: already there", patch.name),
+            state => println!("{}: {state:?}", patch.name),
         }
     }
     for patch in &applied {
@@ -90,7 +90,11 @@ fn every_series_applies_to_its_own_context() {
         let folder = folder().expect("the patch sets").join(&release);
         let files = fs::read_dir(&folder).expect("the set").map(|entry| entry.expect("an entry").path());
         let patches = files.filter(|path| path.extension().is_some_and(|extension| extension == "patch"));
-        assert_eq!(series.patches.len(), patches.count(), "a patch of {release} isn't in its series");
+        for patch in patches {
+            let name = patch.file_stem().unwrap_or_default().to_string_lossy();
+            let listed = series.patches.iter().any(|listed| listed.name == name);
+            assert!(listed, "{name} isn't in the series of {release}");
+        }
         let mut files = BTreeMap::new();
         for patch in &series.patches {
             assert!(patch.is_for(&release), "{}: Releases doesn't name {release}", patch.name);
