@@ -35,8 +35,13 @@ pub trait Platform: Sync {
     /// Sets up the calling CPU's interrupt controller and timer.
     fn initialise_cpu(&self);
 
-    /// Starts another CPU in real mode at the page `entry` (a physical address below 1 MiB).
-    fn start_cpu(&self, cpu: HardwareCpu, entry: u64);
+    /// Starts another CPU.
+    fn start_cpu(&self, cpu: HardwareCpu, start: &CpuStart);
+
+    /// Whether CPUs start in real mode, so that there must be a page for them.
+    fn starts_in_real_mode(&self) -> bool {
+        true
+    }
 
     /// Sends an interrupt to a CPU. Safe with interrupts disabled.
     fn send_interrupt(&self, cpu: HardwareCpu, vector: u8);
@@ -65,6 +70,21 @@ pub trait Platform: Sync {
 
     /// Ends the machine.
     fn halt(&self, how: rumpuser::Halt) -> !;
+}
+
+/// Where another CPU begins: in real mode, or in 64-bit mode with registers of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct CpuStart {
+    /// The physical address, below 640 KiB, of a page with the real-mode code that goes on to `entry`.
+    pub page: Option<u64>,
+    /// The physical address of the top-level page table.
+    pub tables: u64,
+    /// The end of the stack.
+    pub stack: u64,
+    /// The code.
+    pub entry: u64,
+    /// Its argument, in RDI.
+    pub argument: u64,
 }
 
 /// The vector of the per-CPU timer.

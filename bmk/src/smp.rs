@@ -7,7 +7,7 @@ use crate::{
     clock, cpu, machine,
     memory::{kernel_map, layout, stack},
     message,
-    platform::{HardwareCpu, platform},
+    platform::{CpuStart, HardwareCpu, platform},
     schedule, trap,
 };
 
@@ -48,10 +48,49 @@ pub fn start(image: &Image, loaded: &Loaded, others: &[HardwareCpu]) {
     if others.is_empty() {
         return;
     }
-    let Some(page) = loaded.low_page() else {
+    let page = loaded.low_page().filter(|_| platform().starts_in_real_mode());
+    if page.is_none() && platform().starts_in_real_mode() {
         message!("one CPU only: no memory below 640 KiB to start others from");
         return;
-    };
+    }
+    // The boot tables, which map low memory to itself, with the kernel's half as it is now.
+    let tables = layout::physical(image.boot_tables);
+    // SAFETY: both are top-level tables that live for ever; nobody uses the first any more.
+    let (boot, kernel) = unsafe { (layout::table(tables), layout::table(kernel_map::root())) };
+    for (boot, kernel) in boot.iter().zip(kernel).skip(256) {
+        boot.store(kernel.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+    for (index, &hardware) in others.iter().take(cpu::MAXIMUM - 1).enumerate() {
+        let Ok(stack) = stack::allocate() else {
+            message!("too little memory for more than {} CPUs", cpu::count());
+            return;
+        };
+        let new = cpu::create(cpu::count(), hardware);
+        let start = CpuStart {
+            page,
+            tables,
+            stack: stack as u64,
+            entry: arrive as *const () as u64,
+            argument: core::ptr::from_ref(new) as u64,
+        };
+        if let Some(page) = page {
+            write_trampoline(image, page, &start);
+        }
+        STACK.store(stack as u64, Ordering::SeqCst);
+        platform().start_cpu(hardware, &start);
+        let end = clock::now() + PATIENCE;
+        while ARRIVED.load(Ordering::SeqCst) != new.number as u64 {
+            if clock::now() > end {
+                message!("CPU {} (number {hardware} to the hardware) doesn't start", index + 1);
+                return;
+            }
+            core::hint::spin_loop();
+        }
+    }
+}
+
+/// Puts the real-mode code into its page, for one CPU.
+fn write_trampoline(image: &Image, page: u64, start: &CpuStart) {
     let (code, words_at) = image.trampoline;
     let place = layout::direct(page);
     // SAFETY: the page is usable memory below 1 MiB, which the allocator doesn't own, in the direct map.
@@ -66,33 +105,10 @@ pub fn start(image: &Image, loaded: &Loaded, others: &[HardwareCpu]) {
         let base = (place + words.gdtr as usize + 2) as *mut u32;
         base.write_unaligned(base.read_unaligned() + page as u32);
     }
-    // The boot tables, which map low memory to itself, with the kernel's half as it is now.
-    words.cr3 = layout::physical(image.boot_tables);
-    // SAFETY: both are top-level tables that live for ever; nobody uses the first any more.
-    let (boot, kernel) = unsafe { (layout::table(words.cr3), layout::table(kernel_map::root())) };
-    for (boot, kernel) in boot.iter().zip(kernel).skip(256) {
-        boot.store(kernel.load(Ordering::Relaxed), Ordering::Relaxed);
-    }
-    words.entry = arrive as *const () as u64;
-    for (index, &hardware) in others.iter().take(cpu::MAXIMUM - 1).enumerate() {
-        let Ok(stack) = stack::allocate() else {
-            message!("too little memory for more than {} CPUs", cpu::count());
-            return;
-        };
-        let new = cpu::create(cpu::count(), hardware);
-        words.stack = stack as u64;
-        words.argument = core::ptr::from_ref(new) as u64;
-        STACK.store(stack as u64, Ordering::SeqCst);
-        platform().start_cpu(hardware, page);
-        let end = clock::now() + PATIENCE;
-        while ARRIVED.load(Ordering::SeqCst) != new.number as u64 {
-            if clock::now() > end {
-                message!("CPU {} (number {hardware} to the hardware) doesn't start", index + 1);
-                return;
-            }
-            core::hint::spin_loop();
-        }
-    }
+    words.cr3 = start.tables;
+    words.stack = start.stack;
+    words.entry = start.entry;
+    words.argument = start.argument;
 }
 
 /// The stack of the CPU that is coming up.

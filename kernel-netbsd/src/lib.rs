@@ -21,6 +21,11 @@ static COLLECTOR: netbsd::pci::Collector =
     netbsd::pci::Collector { map: bmk::memory::kernel_map::map_device };
 static DRIVERS: &[&dyn rumpuser::device::Driver] = &[&COLLECTOR];
 
+/// The machine's platform.
+fn platform(_magic: u32) -> &'static dyn bmk::platform::Platform {
+    &platform_hw::PC
+}
+
 /// The first thread.
 fn main(payload: &'static [u8], information: BootInformation) {
     platform_hw::set_drivers(DRIVERS);

@@ -56,5 +56,5 @@ extern "sysv64" fn kernel_boot(magic: u32, information: u64, delta: u64) -> ! {
         trampoline: (code, at(&raw const trampoline_words) - trampoline),
         delta,
     };
-    bmk::boot::start(&platform_hw::PC, image, magic, information, crate::main)
+    bmk::boot::start(crate::platform(magic), image, magic, information, crate::main)
 }

@@ -32,6 +32,15 @@ static DRIVERS: &[&dyn rumpuser::device::Driver] = &[
     &e1000e::E1000e,
 ];
 
+/// The machine's platform. What GRUB starts is a machine with firmware, under Xen, too.
+fn platform(_magic: u32) -> &'static dyn bmk::platform::Platform {
+    #[cfg(feature = "xen")]
+    if _magic != bmk::boot::loader::MULTIBOOT_MAGIC && platform_xen::detected() {
+        return &platform_xen::XEN;
+    }
+    &platform_hw::PC
+}
+
 /// The first thread.
 fn main(payload: &'static [u8], information: BootInformation) {
     platform_hw::set_drivers(DRIVERS);

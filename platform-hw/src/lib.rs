@@ -31,7 +31,7 @@ mod tsc;
 
 use alloc::{string::String, vec::Vec};
 
-use bmk::platform::{BootInformation, HardwareCpu, Platform};
+use bmk::platform::{BootInformation, CpuStart, HardwareCpu, Platform};
 use image::machine::{STATUS_PRESENT, Status, TRACE_PORT};
 use rumpuser::{Halt, device::Registers};
 
@@ -99,8 +99,10 @@ impl Platform for Pc {
         local_apic::initialise_cpu();
     }
 
-    fn start_cpu(&self, cpu: HardwareCpu, entry: u64) {
-        local_apic::start_cpu(cpu, entry, tsc::per_microsecond());
+    fn start_cpu(&self, cpu: HardwareCpu, start: &CpuStart) {
+        if let Some(page) = start.page {
+            local_apic::start_cpu(cpu, page, tsc::per_microsecond());
+        }
     }
 
     fn send_interrupt(&self, cpu: HardwareCpu, vector: u8) {

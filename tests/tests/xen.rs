@@ -1,10 +1,80 @@
-//! Images as guests of a real Xen.
+//! Images as guests of a real Xen: the same files that boot on a PC.
 
-use tests::xen::Host;
+use std::path::Path;
+
+use tests::{
+    bake, needs,
+    programs::{Flavour, build, on_host},
+    xen::{Domain, Ending, Host},
+};
 
 #[test]
-fn xen_and_dom0_start() {
+fn programs_run_as_on_the_host() {
+    let Some(mut host) = Host::new() else { return };
+    let programs = [
+        ("hello.c", Flavour::Static),
+        ("libc.c", Flavour::Dynamic),
+        ("threads.rs", Flavour::Rust),
+        ("semaphores.c", Flavour::Dynamic),
+    ];
+    let mut expected = Vec::new();
+    for (source, flavour) in programs {
+        let program = build(source, flavour);
+        let image = bake(&format!("xen-{}", source.replace('.', "-")), [&program]);
+        for cpus in [1, 2] {
+            let name = format!("{}-{cpus}", source.replace('.', "-"));
+            host = host.domain(Domain::new(&name, &image).cpus(cpus).memory(128));
+            expected.push((name, on_host(&program, &[])));
+        }
+    }
+    // The older ABI of events.
+    let image = bake("xen-threads-rs", [&build("threads.rs", Flavour::Rust)]);
+    host = host.domain(Domain::new("bits", &image).cpus(2).memory(128).command_line("xen.fifo_events=0"));
+    expected.push(("bits".into(), on_host(&build("threads.rs", Flavour::Rust), &[])));
+    let report = host.run_each();
+    for (name, (output, status)) in expected {
+        assert_eq!(report.exited(&name, status as u8), output, "{name}");
+    }
+}
+
+const SCRIPT: &str = "\
+create stop; create restart; create type; create panic
+until_console type ready
+echo typed > $(xenstore-read /local/domain/$(xl domid type)/console/tty)
+finish type
+finish panic
+until_console stop up
+xl shutdown stop
+finish stop
+until_console restart up
+id=$(xl domid restart)
+xl reboot restart
+until [ \"$(xl domid restart 2>/dev/null || echo $id)\" != $id ]; do sleep 0.2; done
+until [ $(grep -c up /var/log/xen/console/guest-restart.log) = 2 ]; do sleep 0.2; done
+xl shutdown restart
+finish restart
+";
+
+#[test]
+fn the_toolstack_stops_and_restarts_domains() {
+    needs!("busybox");
     let Some(host) = Host::new() else { return };
-    let report = host.run("section list xl list\n");
-    assert!(report.section("list").contains("Domain-0"), "{}", report.serial());
+    let waits = ["sh -c 'trap \"echo stopping; exit 9\" TERM; echo up; while :; do sleep 1; done'"];
+    let waits = bake("console-stop", waits.iter().chain(&["--package", "coreutils"]));
+    let reads = ["/bin/busybox", "--", "sh", "-c", "echo ready; read word; echo got $word; exit 3"];
+    let reads = bake("xen-read", reads.map(Path::new));
+    let panics = bake("panic", ["/bin/busybox", "--", "sh", "-c", "echo c > /proc/sysrq-trigger"]);
+    let domain = |name: &str, image: &Path| Domain::new(name, image).cpus(2);
+    let report = host
+        .domain(domain("stop", &waits))
+        .domain(domain("restart", &waits).setting("on_reboot", "'restart'"))
+        .domain(domain("type", &reads))
+        .domain(domain("panic", &panics))
+        .run(SCRIPT);
+    assert!(report.exited("stop", 9).ends_with("stopping\n"), "{}", report.console("stop"));
+    assert!(report.exited("type", 3).ends_with("got typed\n"), "{}", report.console("type"));
+    let restarted = report.exited("restart", 9);
+    assert_eq!(restarted.matches("stopping").count(), 2, "{restarted}");
+    assert_eq!(report.ending("panic"), Ending::Crashed);
+    assert!(report.console("panic").contains("kernel panic"), "{}", report.console("panic"));
 }

@@ -19,8 +19,17 @@ pub const CACHE_VARIABLE: &str = "RUMPRUN_BAKE_CACHE";
 /// A kernel to use as it is, for kernel developers.
 pub const KERNEL_VARIABLE: &str = "RUMPRUN_BAKE_KERNEL";
 /// What a kernel is made of, relative to the source directory.
-const SOURCES: &[&str] =
-    &["Cargo.toml", "Cargo.lock", "image", "rumpuser", "bmk", "platform-hw", "components", "kernel"];
+const SOURCES: &[&str] = &[
+    "Cargo.toml",
+    "Cargo.lock",
+    "image",
+    "rumpuser",
+    "bmk",
+    "platform-hw",
+    "platform-xen",
+    "components",
+    "kernel",
+];
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// The platform for components of a NetBSD tree, relative to the source directory: a package of its own.
 const NETBSD_PLATFORM: &str = "kernel-netbsd";

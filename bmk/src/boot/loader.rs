@@ -9,7 +9,8 @@ use core::{
 use super::map::Map;
 use crate::memory::layout::{self, DIRECT_MAP_LENGTH};
 
-const MULTIBOOT_MAGIC: u32 = 0x36d7_6289;
+/// What Multiboot2 leaves in EAX.
+pub const MULTIBOOT_MAGIC: u32 = 0x36d7_6289;
 const PVH_MAGIC: u32 = 0x336e_c578;
 const USABLE: u32 = 1;
 const COMMAND_LINE: usize = 2048;

@@ -101,7 +101,7 @@ impl Host {
     /// Xen, if it can be had here; says why not otherwise.
     pub fn new() -> Option<Host> {
         match prepare() {
-            Ok(prepared) => Some(Host { prepared, domains: Vec::new(), timeout: Duration::from_secs(240) }),
+            Ok(prepared) => Some(Host { prepared, domains: Vec::new(), timeout: Duration::from_secs(400) }),
             Err(why) => {
                 crate::skip(&why);
                 None

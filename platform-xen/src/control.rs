@@ -1,0 +1,44 @@
+//! What the toolstack asks of a running domain, in xenstore's `control`.
+
+use alloc::boxed::Box;
+
+use rumpuser::{CpuSet, ThreadSpec, sync::InterruptLock};
+
+use crate::{
+    shutdown,
+    store::{self, PLAIN, Watch},
+};
+
+const SHUTDOWN: &str = "control/shutdown";
+/// What can be asked for, as the toolstack wants to know it.
+const FEATURES: [&str; 3] = ["poweroff", "halt", "reboot"];
+
+static WATCH: InterruptLock<Option<Watch>> = InterruptLock::new(None);
+
+/// Starts the thread that hands on changes in xenstore, and listens to requests.
+pub fn start() {
+    let main = Box::new(store::serve_watches);
+    if rumpuser::rumpuser_thread_create(ThreadSpec { name: "xenstore".into(), affinity: CpuSet::MAX, main })
+        .is_err()
+    {
+        return;
+    }
+    for feature in FEATURES {
+        let _ = PLAIN.write(&alloc::format!("control/feature-{feature}"), "1");
+    }
+    if let Ok(watch) = store::watch(SHUTDOWN, |_| asked()) {
+        *WATCH.lock() = Some(watch);
+    }
+}
+
+fn asked() {
+    let Ok(request) = PLAIN.read(SHUTDOWN) else { return };
+    match request.as_str() {
+        "poweroff" | "halt" => {}
+        "reboot" => shutdown::restart_next(),
+        _ => return,
+    }
+    // Empty: it is being done.
+    let _ = PLAIN.write(SHUTDOWN, "");
+    bmk::console::request_stop();
+}

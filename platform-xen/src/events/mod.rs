@@ -1,0 +1,161 @@
+//! Event channels (Xen, public/event_channel.h): binding, delivery to handlers, and the interrupts that are made of them.
+//!
+//! The hypervisor raises one vector on the CPU to which an event is bound; which events wait is told by the FIFO ABI, or by
+//! the older one of two levels of bits.
+
+mod fifo;
+mod operations;
+mod two_level;
+
+use alloc::{boxed::Box, vec::Vec};
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use bmk::platform::{TIMER_VECTOR, WAKE_VECTOR};
+use once_cell::race::OnceBox;
+use rumpuser::{OutOfMemory, device::InterruptHandler, sync::InterruptLock};
+
+use crate::{
+    hypercall,
+    memory::{self, VcpuInformation},
+};
+use operations::{AllocateUnbound, BindCpu, BindIpi, BindVirq, Close, Send, Unmask};
+
+/// A channel of this domain.
+pub type Port = u32;
+
+/// The most channels: what the toolstack allows a domain unless told otherwise.
+const PORTS: usize = 1024;
+/// `HVM_PARAM_CALLBACK_IRQ`, and its type for a vector.
+const CALLBACK: u32 = 0;
+const CALLBACK_BY_VECTOR: u64 = 2 << 56;
+/// The timer's virtual interrupt.
+const VIRQ_TIMER: u32 = 0;
+/// Linux's name for the choice between the ABIs.
+const NO_FIFO: &str = "xen.fifo_events=0";
+
+/// Which events wait.
+enum Abi {
+    Fifo(Box<fifo::Fifo>),
+    TwoLevel,
+}
+
+struct Events {
+    abi: Abi,
+    /// Held while a handler runs, so that who closes a channel knows that it has ended.
+    handlers: Vec<InterruptLock<Option<InterruptHandler>>>,
+    /// The channel of [`WAKE_VECTOR`], for each CPU; 0 without one.
+    wake: [AtomicU32; bmk::cpu::MAXIMUM],
+}
+
+static EVENTS: OnceBox<Events> = OnceBox::new();
+
+fn events() -> Option<&'static Events> {
+    EVENTS.get()
+}
+
+/// Chooses the ABI and the vector, on the boot CPU.
+pub fn initialise(command_line: &str) -> Result<(), OutOfMemory> {
+    let wants_fifo = !command_line.split_ascii_whitespace().any(|word| word == NO_FIFO);
+    let abi = match wants_fifo.then(fifo::Fifo::new).transpose()?.flatten() {
+        Some(fifo) => Abi::Fifo(Box::new(fifo)),
+        None => {
+            two_level::mask_all();
+            Abi::TwoLevel
+        }
+    };
+    let handlers = (0..PORTS).map(|_| InterruptLock::new(None)).collect();
+    let _ = EVENTS.set(Box::new(Events { abi, handlers, wake: [const { AtomicU32::new(0) }; _] }));
+    let vector = bmk::trap::allocate_vector(Box::new(upcall)).ok_or(OutOfMemory)?;
+    memory::set_parameter(CALLBACK, CALLBACK_BY_VECTOR | u64::from(vector)).map_err(|_| OutOfMemory)
+}
+
+/// Gives the calling CPU its timer and the interrupt that others send it.
+pub fn initialise_cpu(cpu: u32) -> Result<(), i64> {
+    let Some(events) = events() else { return Err(-1) };
+    if let Abi::Fifo(fifo) = &events.abi {
+        fifo.initialise_cpu(cpu)?;
+    }
+    let wake = operations::perform(BindIpi { cpu, port: 0 })?.port;
+    let timer = operations::perform(BindVirq { virq: VIRQ_TIMER, cpu, port: 0 })?.port;
+    if let Some(slot) = events.wake.get(cpu as usize) {
+        slot.store(wake, Ordering::SeqCst);
+    }
+    for (port, vector) in [(wake, WAKE_VECTOR), (timer, TIMER_VECTOR)] {
+        if !establish(port, Box::new(move || bmk::trap::interrupt(vector))) {
+            return Err(-1);
+        }
+    }
+    Ok(())
+}
+
+/// Interrupts a CPU (`WAKE_VECTOR`, the only one that is sent).
+pub fn wake(cpu: u32) {
+    if let Some(port) = events().and_then(|events| events.wake.get(cpu as usize)) {
+        notify(port.load(Ordering::Relaxed));
+    }
+}
+
+/// Sets the handler of a channel, and lets its events through. Handlers run with interrupts disabled on the CPU to which
+/// the channel is bound, the first unless told otherwise. Returns whether it worked.
+pub fn establish(port: Port, handler: InterruptHandler) -> bool {
+    let Some(events) = events() else { return false };
+    let Some(slot) = events.handlers.get(port as usize).filter(|_| port != 0) else { return false };
+    let before = slot.lock().replace(handler);
+    drop(before);
+    operations::perform(Unmask { port }).is_ok()
+}
+
+/// Makes a channel that another domain can connect to.
+pub fn allocate(remote: u16) -> Option<Port> {
+    let made = operations::perform(AllocateUnbound { domain: hypercall::SELF, remote, port: 0 }).ok()?;
+    if (made.port as usize) < PORTS {
+        return Some(made.port);
+    }
+    close(made.port);
+    None
+}
+
+/// Has a channel's events delivered to a CPU.
+pub fn bind(port: Port, cpu: u32) {
+    let _ = operations::perform(BindCpu { port, cpu });
+}
+
+/// Tells the other side.
+#[inline]
+pub fn notify(port: Port) {
+    if port != 0 {
+        let _ = operations::perform(Send { port });
+    }
+}
+
+/// Closes a channel; its handler doesn't run any more.
+pub fn close(port: Port) {
+    let _ = operations::perform(Close { port });
+    let handler = events().and_then(|events| events.handlers.get(port as usize)?.lock().take());
+    drop(handler);
+}
+
+/// Calls the handler of an event.
+fn deliver(events: &Events, port: Port) {
+    let Some(slot) = events.handlers.get(port as usize) else { return };
+    if let Some(handler) = &*slot.lock() {
+        handler();
+    }
+}
+
+/// The vector's handler: delivers what waits for the calling CPU.
+fn upcall() {
+    let cpu = crate::current_vcpu();
+    let (Some(events), Some(information)) = (events(), memory::cpu(cpu)) else { return };
+    deliver_all(events, cpu, information);
+}
+
+fn deliver_all(events: &Events, cpu: u32, information: &VcpuInformation) {
+    // The hypervisor raises the vector again as long as this is set.
+    while information.upcall_pending.swap(0, Ordering::SeqCst) != 0 {
+        match &events.abi {
+            Abi::Fifo(fifo) => fifo.deliver(cpu, &|port| deliver(events, port)),
+            Abi::TwoLevel => two_level::deliver(information, &|port| deliver(events, port)),
+        }
+    }
+}
