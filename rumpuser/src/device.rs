@@ -95,6 +95,11 @@ pub trait PciDevice: Send + Sync {
     /// Turns on MSI-X with one vector per handler, vector `i` calling handler `i` on CPU `i % count`. Falls
     /// back to MSI or the interrupt pin where there is one handler. Returns whether it worked.
     fn establish_interrupts(&self, handlers: Vec<InterruptHandler>) -> bool;
+    /// Turns on MSI with one vector, for drivers that know of neither messages nor pins. Returns whether the function has
+    /// it and it worked.
+    fn establish_message_interrupt(&self, _handler: InterruptHandler) -> bool {
+        false
+    }
     /// Connects the interrupt pin alone, for drivers that don't know of messages. The pin signals by level until the
     /// handler has quieted the device or turned the pin off (bit 10 of the command register). Returns whether it worked.
     fn establish_pin_interrupt(&self, _handler: InterruptHandler) -> bool {

@@ -168,6 +168,34 @@ fn patches_bring_what_they_say() {
     }
 }
 
+/// Devices behind bridges, with pins and with messages.
+#[test]
+fn the_tree_s_drivers_find_nics_behind_bridges() {
+    needs!("gcc", "ld", "objcopy", "qemu-system-x86_64");
+    let Some(set) = installed() else { return };
+    let program = compile(&tools("nic", &set), "nic.c");
+    let configuration = scratch().join(format!("netbsd-nic-{}.toml", std::process::id()));
+    fs::write(&configuration, "[[network]]\ninterface = \"eth0\"\naddresses = [\"10.0.2.15/24\"]\n")
+        .expect("a scratch file");
+    let mut words = arguments(&set, &[&program]);
+    words.extend(["--config".into(), configuration.into()]);
+    let image = bake("netbsd-nic", words);
+    let port = "pcie-root-port,id=above,chassis=1";
+    for (machine, cpus, bridge, nic) in [
+        ("q35", 1, port, "virtio-net-pci,disable-legacy=off"),
+        ("q35", 2, port, "e1000e"),
+        ("pc", 2, "pci-bridge,id=above,chassis_nr=1", "virtio-net-pci,addr=3"),
+    ] {
+        let nic = format!("{nic},netdev=user,bus=above");
+        let mut guest = Guest::new(&image).machine(machine).cpus(cpus);
+        for word in ["-netdev", "user,id=user", "-device", bridge, "-device", &nic] {
+            guest = guest.option("--qemu", word);
+        }
+        let outcome = guest.run();
+        assert!(outcome.exited(0).contains("answered\n"), "{nic}: {}", outcome.console);
+    }
+}
+
 #[test]
 fn an_image_runs_in_little_memory() {
     needs!("gcc", "ld", "objcopy", "qemu-system-x86_64");

@@ -169,6 +169,10 @@ impl PciDevice for Function {
         interrupts::establish(self, handlers)
     }
 
+    fn establish_message_interrupt(&self, handler: InterruptHandler) -> bool {
+        interrupts::establish_message(self, handler)
+    }
+
     fn establish_pin_interrupt(&self, handler: InterruptHandler) -> bool {
         interrupts::establish_pin(self, handler)
     }

@@ -92,6 +92,12 @@ fn establish_msi(function: &Function, capability: u16, handler: InterruptHandler
     true
 }
 
+/// See [`PciDevice::establish_message_interrupt`].
+pub fn establish_message(function: &Function, handler: InterruptHandler) -> bool {
+    let capability = function.capabilities(MSI).first().copied();
+    capability.is_some_and(|capability| establish_msi(function, capability, handler))
+}
+
 /// See [`PciDevice::establish_pin_interrupt`].
 pub fn establish_pin(function: &Function, handler: InterruptHandler) -> bool {
     let Some((interrupt, signal)) = pin_interrupt(function) else { return false };

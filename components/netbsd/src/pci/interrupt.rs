@@ -1,0 +1,144 @@
+//! Interrupts of PCI functions: a thread each, on the CPU that the interrupt arrives on.
+//!
+//! A function with the MSI capability signals by a message, whatever its driver thinks; others by their pin. MSI-X isn't
+//! used: it moves registers of legacy virtio devices, whose drivers must know.
+
+use alloc::{boxed::Box, string::String, sync::Arc, vec::Vec};
+use core::{
+    ffi::{c_int, c_uint, c_void},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+use rumpuser::{
+    CpuSet, NEVER, Thread, rumpuser_cpu, rumpuser_park, rumpuser_thread_current,
+    sync::{InterruptLock, SpinLock},
+};
+
+use super::bus::{self, Function};
+use crate::{
+    errno::{ENXIO, Errno},
+    thread, upcall,
+};
+
+/// Functions by the cookie that the kernel gave for their interrupt.
+static COOKIES: SpinLock<Vec<(c_uint, Arc<Function>)>> = SpinLock::new(Vec::new());
+
+/// Notes which function an interrupt cookie stands for.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub extern "C" fn rumpcomp_pci_irq_map(
+    bus: c_uint,
+    device: c_uint,
+    function: c_uint,
+    _line: c_int,
+    cookie: c_uint,
+) -> Errno {
+    match bus::find(bus, device, function) {
+        Some(found) => {
+            COOKIES.lock().push((cookie, found));
+            0
+        }
+        None => ENXIO,
+    }
+}
+
+/// What a function's interrupt thread and its handler share.
+struct Line {
+    function: Arc<Function>,
+    thread: InterruptLock<Option<Thread>>,
+    raised: AtomicBool,
+    /// The CPU that the last interrupt arrived on.
+    cpu: AtomicUsize,
+    /// It signals by level, until the driver's handler has quieted the function.
+    is_pin: AtomicBool,
+}
+
+impl Line {
+    fn interrupt(&self) {
+        if self.is_pin.load(Ordering::Relaxed) {
+            self.function.set_pin(false);
+        }
+        self.cpu.store(rumpuser_cpu(), Ordering::Relaxed);
+        self.raised.store(true, Ordering::SeqCst);
+        let thread = self.thread.lock().clone();
+        if let Some(thread) = thread {
+            thread.unpark();
+        }
+    }
+
+    /// Keeps the calling thread, the interrupt's, on the interrupt's CPU.
+    fn follow(&self, here: &mut Option<usize>) {
+        let cpu = self.cpu.load(Ordering::Relaxed);
+        if *here != Some(cpu) {
+            rumpuser_thread_current().set_affinity(1 << cpu);
+            *here = Some(cpu);
+        }
+    }
+}
+
+/// A driver's handler.
+struct Handler {
+    function: unsafe extern "C" fn(*mut c_void) -> c_int,
+    argument: *mut c_void,
+}
+
+// SAFETY: the function and its argument are meant for the interrupt's thread.
+unsafe impl Send for Handler {}
+
+impl Handler {
+    /// The interrupt's thread.
+    fn serve(self, line: &Line) {
+        upcall::become_kernel_thread();
+        let mut here = None;
+        loop {
+            while !line.raised.swap(false, Ordering::SeqCst) {
+                rumpuser_park(NEVER);
+            }
+            line.follow(&mut here);
+            // SAFETY: the driver's function and argument.
+            upcall::with_cpu(|| unsafe { (self.function)(self.argument) });
+            if line.is_pin.load(Ordering::Relaxed) {
+                line.function.set_pin(true);
+            }
+        }
+    }
+}
+
+/// Connects a driver's handler to the function of a cookie: it runs in a thread of its own. Null if that fails.
+///
+/// # Safety
+/// The handler may be called with its argument from now on.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn rumpcomp_pci_irq_establish(
+    cookie: c_uint,
+    function: unsafe extern "C" fn(*mut c_void) -> c_int,
+    argument: *mut c_void,
+) -> *mut c_void {
+    let found = COOKIES.lock().iter().find(|(known, _)| *known == cookie).map(|(_, found)| found.clone());
+    let Some(found) = found else { return core::ptr::null_mut() };
+    let line = Arc::new(Line {
+        function: found,
+        thread: InterruptLock::new(None),
+        raised: AtomicBool::new(false),
+        cpu: AtomicUsize::new(rumpuser_cpu()),
+        is_pin: AtomicBool::new(false),
+    });
+    let (served, handler) = (line.clone(), Handler { function, argument });
+    let Ok(thread) =
+        thread::spawn(String::from("interrupt"), CpuSet::MAX, Box::new(move || handler.serve(&served)))
+    else {
+        return core::ptr::null_mut();
+    };
+    *line.thread.lock() = Some(thread);
+    line.function.enable_bus_master();
+    let raised = line.clone();
+    if !line.function.device.establish_message_interrupt(Box::new(move || raised.interrupt())) {
+        line.is_pin.store(true, Ordering::Relaxed);
+        let raised = line.clone();
+        if !line.function.device.establish_pin_interrupt(Box::new(move || raised.interrupt())) {
+            return core::ptr::null_mut();
+        }
+        line.function.set_pin(true);
+    }
+    // For ever, as the thread.
+    Arc::into_raw(line).cast_mut().cast()
+}
