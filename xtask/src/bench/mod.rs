@@ -10,6 +10,7 @@ mod chart;
 mod figure;
 mod guests;
 pub mod net;
+pub mod netbsd;
 
 use figure::{Aim, Figure};
 use guests::Guests;
