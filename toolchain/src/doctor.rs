@@ -52,6 +52,11 @@ const PARTS: &[(&str, &str, &str, bool, &[&str])] = &[
     ("xorriso", "--format iso", "xorriso", false, &["xorriso"]),
     ("ip", "run --tap and --bridge", "iproute2", false, &["ip", "/usr/sbin/ip", "/sbin/ip"]),
     ("UEFI firmware", "run --firmware uefi", "ovmf", false, launch::UEFI_FIRMWARE),
+    ("binutils", "netbsd build", "binutils", false, &["objcopy"]),
+    ("C++ compiler", "netbsd build: C++ for programs", "g++", false, &["c++"]),
+    ("make", "netbsd build", "make", false, &["make"]),
+    ("awk", "netbsd build", "mawk", false, &["awk"]),
+    ("zlib's headers", "netbsd build", "zlib1g-dev", false, &["/usr/include/zlib.h"]),
 ];
 
 fn present(candidate: &str) -> bool {

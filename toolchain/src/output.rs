@@ -28,7 +28,7 @@ fn temporaries() -> MutexGuard<'static, Vec<PathBuf>> {
     TEMPORARIES.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// Has SIGINT, SIGTERM and SIGHUP remove what is unfinished before they end the process.
+/// Has SIGINT, SIGTERM and SIGHUP remove what is unfinished, and end what a build runs, before they end the process.
 pub fn remove_on_signals() -> io::Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])?;
@@ -36,6 +36,7 @@ pub fn remove_on_signals() -> io::Result<()> {
         if let Some(signal) = signals.forever().next() {
             // Held to the end: nothing is made meanwhile.
             let temporaries = temporaries();
+            let _running = crate::netbsd::jobs::kill_all();
             for path in temporaries.iter() {
                 let _ =
                     if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
@@ -72,9 +73,14 @@ impl Folder {
 
 /// Makes a folder for files that nobody needs afterwards.
 pub fn temporary_folder() -> Result<Folder, Error> {
+    temporary_folder_in(&std::env::temp_dir(), "rumprun-bake-")
+}
+
+/// Makes such a folder in another, with a name that begins with `prefix`.
+pub fn temporary_folder_in(place: &Path, prefix: &str) -> Result<Folder, Error> {
     let mut temporaries = temporaries();
-    let failed = |source| Error { path: std::env::temp_dir(), source };
-    let folder = tempfile::Builder::new().prefix("rumprun-bake-").tempdir().map_err(failed)?;
+    let failed = |source| Error { path: place.into(), source };
+    let folder = tempfile::Builder::new().prefix(prefix).tempdir_in(place).map_err(failed)?;
     temporaries.push(folder.path().into());
     let registered = Registered(folder.path().into());
     Ok(Folder { folder, _registered: registered })

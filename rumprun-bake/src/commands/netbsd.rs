@@ -8,15 +8,18 @@ use std::{
     thread,
 };
 
-use anyhow::Result;
-use toolchain::netbsd::{
-    self, build,
-    check::{self, Findings},
-    hosted::{self, Hosted},
-    make::Failure,
-    patches::State,
-    set::{self, Set},
-    wrapper,
+use anyhow::{Context, Result};
+use toolchain::{
+    netbsd::{
+        self, build,
+        check::{self, Findings},
+        hosted::{self, Hosted},
+        make::Failure,
+        patches::State,
+        set::{self, Set},
+        wrapper,
+    },
+    output,
 };
 
 use super::{FAILURE, print, print_json};
@@ -127,6 +130,7 @@ fn patch_tree(arguments: &NetbsdPatch, progress: &Progress) -> Result<ExitCode> 
 }
 
 fn request(arguments: &NetbsdBuild) -> Result<build::Request> {
+    output::remove_on_signals().context("cannot catch signals")?;
     let jobs =
         arguments.jobs.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);
     Ok(build::Request {

@@ -4,6 +4,7 @@ mod bad_input;
 mod commands;
 mod deploy;
 mod netbsd;
+mod netbsd_trouble;
 mod network;
 mod support;
 mod trees;

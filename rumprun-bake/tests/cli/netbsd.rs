@@ -15,13 +15,13 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests").join(name)
 }
 
-struct Tree {
-    bench: Bench,
+pub struct Tree {
+    pub bench: Bench,
 }
 
 impl Tree {
     /// A copy of the tree; nothing if this machine has no make for it.
-    fn new() -> Option<Self> {
+    pub fn new() -> Option<Self> {
         if Command::new("bmake").args(["-V", "MAKE", "-f", "/dev/null"]).output().is_err() {
             eprintln!("skipped: bmake is not installed");
             return None;
@@ -36,7 +36,8 @@ impl Tree {
         Tree { bench }
     }
 
-    fn run(&self, arguments: &[&str]) -> Output {
+    /// `netbsd` with arguments, for this tree.
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.bench.command();
         command
             .arg("netbsd")
@@ -45,11 +46,15 @@ impl Tree {
             .env("RUMPRUN_BAKE_NETBSD_PATCHES", fixture("netbsd-patches"))
             .env("NETBSD_SRC", self.bench.path("src"))
             .env_remove("CC");
-        command.output().expect("the tool starts")
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("the tool starts")
     }
 
     #[track_caller]
-    fn succeeds(&self, arguments: &[&str]) -> String {
+    pub fn succeeds(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).into_owned()
@@ -101,7 +106,7 @@ impl Tree {
     }
 
     /// Links a program of this machine against a set, and returns what it prints.
-    fn answer(&self, set: &str) -> String {
+    pub fn answer(&self, set: &str) -> String {
         let set = self.bench.path("data/netbsd").join(set);
         let source = self.bench.file(
             "main.c",

@@ -63,6 +63,7 @@ pub fn check(source: &Path, patches: &Path) -> Result<Findings, Error> {
     if !tree.has_userspace() {
         notes.push("no lib/libc or include: components alone, no programs".into());
     }
+    notes.extend(no_zlib().map(|what| format!("the tools may need {what}")));
     match Compiler::find() {
         Ok(compiler) => notes.extend(compiler.too_new()),
         Err(error) => missing.push(error.to_string()),
@@ -130,10 +131,16 @@ fn stand(tree: &Tree, series: &Series, release: &str) -> Result<Vec<PatchState>,
 }
 
 /// What the tools of a tree need from the host.
-fn host_lacks() -> Vec<String> {
-    let needed = [("ar", "binutils"), ("objcopy", "binutils"), ("awk", "mawk"), ("sed", "sed")];
+pub(super) fn host_lacks() -> Vec<String> {
+    let needed =
+        [("ar", "binutils"), ("objcopy", "binutils"), ("make", "make"), ("awk", "mawk"), ("sed", "sed")];
     let lacking = needed.iter().filter(|(program, _)| in_path(program).is_none());
     lacking.map(|(program, package)| format!("{program} (Debian package {package})")).collect()
+}
+
+/// What trees with the tools of dtrace need besides.
+pub(super) fn no_zlib() -> Option<String> {
+    (!Path::new("/usr/include/zlib.h").exists()).then(|| "zlib.h (Debian package zlib1g-dev)".into())
 }
 
 /// Patches for a tree.

@@ -23,7 +23,7 @@ use super::{
     set::SetPatch,
     settings::{Places, Target},
 };
-use crate::report::Report;
+use crate::{output, report::Report};
 
 /// The description of an installed folder.
 pub const DESCRIPTION: &str = "host.json";
@@ -253,7 +253,7 @@ fn install(hosted: &Hosted, stage: &Path) -> Result<(), Error> {
     let folder = hosted.directory.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(folder).map_err(host(folder.display()))?;
     let temporary =
-        tempfile::Builder::new().prefix(".new-").tempdir_in(folder).map_err(host(folder.display()))?;
+        output::temporary_folder_in(folder, ".new-").map_err(|error| Error::Other(error.to_string()))?;
     let fresh = temporary.path().join("host");
     for name in ["bin", "lib", "include"] {
         fs::create_dir_all(fresh.join(name)).map_err(host(fresh.display()))?;

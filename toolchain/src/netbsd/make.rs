@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Error, host,
+    Error, host, jobs,
     settings::{Places, Target},
 };
 use crate::launch::die_with_us;
@@ -125,7 +125,7 @@ pub fn run(mut command: Command, name: &str, log: &Path) -> Result<(), Failure> 
     };
     let start = fs::metadata(log).map_or(0, |data| data.len());
     let (output, errors) = open().map_err(|error| failure(vec![format!("{}: {error}", log.display())]))?;
-    let status = command.stdout(output).stderr(errors).status();
+    let status = jobs::run(command.stdout(output).stderr(errors));
     match status {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => {

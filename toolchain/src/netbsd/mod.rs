@@ -6,6 +6,7 @@ pub mod build;
 pub mod check;
 pub mod components;
 pub mod hosted;
+pub(crate) mod jobs;
 pub mod link;
 pub mod make;
 pub mod overlay;

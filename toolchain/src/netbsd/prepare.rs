@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -134,6 +135,10 @@ fn lock(directory: &Path, report: &(dyn Report + Sync)) -> Result<File, Error> {
         report.step("waiting for another build of this tree");
         lock.lock().map_err(host(path.display()))?;
     }
+    // Commands inherit it: should we be killed, the next build waits for those that go on.
+    rustix::io::fcntl_setfd(&lock, rustix::io::FdFlags::empty())
+        .map_err(io::Error::from)
+        .map_err(host(path.display()))?;
     Ok(lock)
 }
 
@@ -177,8 +182,9 @@ fn tools(
     command.arg("-V").arg(format!("MAKECONF={}", nothing.display()));
     command.arg("-w").arg(places.tools.join("make")).arg("tools");
     run(command, "the tree's tools", &places.log().join("tools.log")).map_err(|failure| {
-        let hint =
-            if Path::new("/usr/include/zlib.h").exists() { "" } else { "\n  is zlib1g-dev installed?" };
+        let mut lacking = check::host_lacks();
+        lacking.extend(check::no_zlib());
+        let hint: String = lacking.iter().map(|what| format!("\n  missing here: {what}")).collect();
         Error::Other(format!("{failure}{hint}"))
     })?;
     settings::wrap_install(places)?;

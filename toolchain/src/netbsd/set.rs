@@ -9,6 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{Error, components::Group, host};
+use crate::output;
 
 /// Names the directory of a set, instead of an installed one.
 pub const SET_VARIABLE: &str = "RUMPRUN_BAKE_NETBSD_SET";
@@ -154,7 +155,7 @@ impl Set {
     ) -> Result<Self, Error> {
         fs::create_dir_all(folder).map_err(host(folder.display()))?;
         let temporary =
-            tempfile::Builder::new().prefix(".new-").tempdir_in(folder).map_err(host(folder.display()))?;
+            output::temporary_folder_in(folder, ".new-").map_err(|error| Error::Other(error.to_string()))?;
         let fresh = temporary.path().join("set");
         fs::create_dir(&fresh).map_err(host(fresh.display()))?;
         fill(&fresh)?;
