@@ -138,7 +138,12 @@ pub fn bake(request: &BakeRequest, report: &dyn Report) -> Result<Manifest, Erro
         None => kernel::kernel(request.config, report)?,
         Some(wanted) => {
             let programs: Vec<PathBuf> = configuration.programs.iter().map(host_path).collect();
-            let link = Link { set: &wanted.set, components: &wanted.components, programs: &programs };
+            let link = Link {
+                set: &wanted.set,
+                components: &wanted.components,
+                environment: &configuration.environment,
+                programs: &programs,
+            };
             netbsd::link::link(&link, report)?
         }
     };

@@ -191,6 +191,34 @@ fn a_second_build_does_what_changed() {
 }
 
 #[test]
+fn rump_kernels_for_this_machine() {
+    let Some(tree) = Tree::new() else { return };
+    const HOST: [&str; 3] = ["host", "--patches", "answer"];
+    let built = tree.succeeds(&HOST);
+    assert!(built.contains("0.99.1-answer-host installed: 3 libraries, 1 programs, 1 patches"), "{built}");
+    assert!(built.contains("bin/rump_server") && built.contains("-lrumpclient"), "{built}");
+    let server = tree.bench.path("data/netbsd/0.99.1-answer-host/bin/rump_server");
+    let says = || {
+        let output = Command::new(&server).output().expect("it starts");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert_eq!(says(), "the host prints 42\n");
+    assert!(tree.succeeds(&HOST).contains("is up to date"));
+    assert!(tree.succeeds(&["list"]).contains("0.99.1-answer-host   NetBSD 0.99.1"));
+
+    tree.edit("sys/rump/net/lib/libloop/loop.c", "return value;", "return 2 * value;");
+    tree.succeeds(&HOST);
+    assert_eq!(says(), "the host prints 84\n");
+    tree.edit("sys/rump/net/lib/libloop/loop.c", "return 2", "return nothing");
+    let said = tree.fails(&HOST);
+    assert!(said.contains("1 did not build: rumpnet_loop"), "{said}");
+    tree.edit("lib/librumpuser/user.c", "printf(", "printf(nothing, ");
+    assert!(tree.fails(&HOST).contains("rumpuser does not build"));
+    fs::remove_file(tree.bench.path("src/lib/librumpuser/configure")).expect("removed");
+    assert!(tree.fails(&HOST).contains("has no rump kernels for hosts"));
+}
+
+#[test]
 fn a_component_that_fails_does_not_stop_the_others() {
     let Some(tree) = Tree::new() else { return };
     tree.edit("sys/rump/net/lib/libloop/loop.c", "return value;", "return value + nothing;");

@@ -198,11 +198,13 @@ fn discover(make: &Make, places: &Places, jobs: usize) -> Result<Vec<Piece>, Err
         }
     }
     for directory in beginning("usr.bin", "rump_")? {
-        let [name] = make.ask(&directory, ["${PROG}"])?;
+        let [name, linked] = make.ask(&directory, ["${PROG}", "${LDADD}"])?;
+        let needs = linked.split_whitespace().filter_map(|word| word.strip_prefix("-l"));
+        let needs: Vec<_> = needs.map(String::from).collect();
         if !name.is_empty() {
             let component =
                 Component { name, directory, group: Group::Base, comment: String::new(), sources: 1 };
-            pieces.push(Piece { component, needs: Vec::new(), program: true });
+            pieces.push(Piece { component, needs, program: true });
         }
     }
     pieces.retain(|piece| !piece.component.name.is_empty());
@@ -210,14 +212,22 @@ fn discover(make: &Make, places: &Places, jobs: usize) -> Result<Vec<Piece>, Err
     Ok(pieces)
 }
 
-/// The pieces that are meant by `--components`, and those that are always there.
+/// The pieces that are meant by `--components`, the libraries for clients, the program that needs the least (the server
+/// that loads components) with what it needs, and other programs that can be linked then.
 fn select(pieces: Vec<Piece>, words: Option<&[String]>) -> Result<Vec<Piece>, Error> {
-    let all: Vec<_> = pieces.iter().map(|piece| piece.component.clone()).collect();
-    let meant: BTreeSet<_> =
-        components::select(&all, words)?.into_iter().map(|component| component.name).collect();
+    let (programs, libraries): (Vec<_>, Vec<_>) = pieces.into_iter().partition(|piece| piece.program);
+    let offered: Vec<_> = libraries.iter().map(|piece| piece.component.clone()).collect();
+    let mut meant: BTreeSet<_> =
+        components::select(&offered, words)?.into_iter().map(|component| component.name).collect();
+    if let Some(server) = programs.iter().min_by_key(|piece| piece.needs.len()) {
+        meant.extend(server.needs.iter().cloned());
+    }
+    let known = |name: &String| offered.iter().any(|component| component.name == *name);
+    let missing = |name: &String| known(name) && !meant.contains(name);
+    let programs = programs.into_iter().filter(|piece| !piece.needs.iter().any(missing));
     let wanted =
         |piece: &Piece| meant.contains(&piece.component.name) || piece.component.group == Group::Library;
-    Ok(pieces.into_iter().filter(wanted).collect())
+    Ok(libraries.into_iter().filter(wanted).chain(programs).collect())
 }
 
 /// Builds libraries in the order in which they need each other, and programs last.
@@ -285,4 +295,40 @@ fn copy(from: &Path, to: &Path) -> Result<(), Error> {
         return symlink(target, to).map_err(host(to.display()));
     }
     fs::copy(from, to).map(|_| ()).map_err(host(from.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_program_brings_what_it_needs() {
+        let piece = |name: &str, group, needs: &[&str], program| Piece {
+            component: Component {
+                name: name.into(),
+                directory: PathBuf::new(),
+                group,
+                comment: String::new(),
+                sources: 1,
+            },
+            needs: needs.iter().map(|need| need.to_string()).collect(),
+            program,
+        };
+        let selected = |words: Option<&[&str]>| -> Vec<String> {
+            let pieces = vec![
+                piece("rump", Group::Base, &["rumpuser"], false),
+                piece("rumpclient", Group::Library, &["pthread"], false),
+                piece("rumpkern_sysproxy", Group::Kern, &[], false),
+                piece("rumpnet_shmif", Group::Net, &[], false),
+                piece("rump_all", Group::Base, &["rumpkern_sysproxy", "rumpnet_shmif", "pthread"], true),
+                piece("rump_server", Group::Base, &["rumpkern_sysproxy", "pthread"], true),
+            ];
+            let words = words.map(|words| words.iter().map(|word| word.to_string()).collect::<Vec<_>>());
+            let pieces = select(pieces, words.as_deref()).expect("pieces");
+            pieces.into_iter().map(|piece| piece.component.name).collect()
+        };
+        assert_eq!(selected(Some(&["base"])), ["rump", "rumpclient", "rumpkern_sysproxy", "rump_server"]);
+        assert_eq!(selected(Some(&["shmif"])).len(), 6);
+        assert_eq!(selected(None).len(), 6);
+    }
 }

@@ -51,6 +51,8 @@ const COMPONENTS: &[&str] = &[
     "rumpfs_msdos",
     "rumpfs_tmpfs",
 ];
+/// The variable of the image's environment that says where remote clients connect, and the component for them.
+const PROXY: (&[u8], &str) = (b"RUMPRUN_SYSPROXY", "rumpkern_sysproxy");
 /// Libraries that every program may use without asking, as far as the set has them.
 const LIBRARIES: &[&str] = &["pthread", "c"];
 /// Functions and variables of libc and libpthread that the platform looks for.
@@ -75,6 +77,8 @@ pub struct Link<'a> {
     pub set: &'a Path,
     /// Components beside those that every image gets, by name (`rumpfs_nfs`).
     pub components: &'a [String],
+    /// The image's environment, which may need components.
+    pub environment: &'a [(Vec<u8>, Vec<u8>)],
     /// The programs, in the order of the configuration.
     pub programs: &'a [PathBuf],
 }
@@ -82,7 +86,11 @@ pub struct Link<'a> {
 /// Links; returns the kernel.
 pub fn link(request: &Link<'_>, report: &dyn Report) -> Result<Vec<u8>, Error> {
     let set = request.set.canonicalize().map_err(host(request.set.display()))?;
-    let components = components(&set, request.components)?;
+    let mut more = request.components.to_vec();
+    if request.environment.iter().any(|(name, _)| name == PROXY.0) {
+        more.push(PROXY.1.into());
+    }
+    let components = components(&set, &more)?;
     let folder = tempfile::tempdir().map_err(host("a temporary folder"))?;
     let object = folder.path().join("platform.o");
     fs::write(&object, platform::object(report)?).map_err(host(object.display()))?;

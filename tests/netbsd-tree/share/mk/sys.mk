@@ -1,2 +1,2 @@
 # Rules and tools that every makefile starts with.
-.SUFFIXES: .o .c .d
+.SUFFIXES: .o .pico .c .d

@@ -1,0 +1,1 @@
+/* Lists, for hosts that have others. */

@@ -1,0 +1,10 @@
+#include <rump/rump.h>
+
+void rumpuser_print(int);
+
+int
+main(void)
+{
+	rumpuser_print(rump_loop(rump_init()));
+	return 0;
+}
