@@ -8,9 +8,12 @@ extern crate alloc;
 mod boot;
 #[path = "../../kernel/src/entry.rs"]
 mod entry;
+#[cfg(feature = "linux")]
+mod linux_programs;
 #[path = "../../kernel/src/string.rs"]
 mod string;
 
+#[cfg(not(feature = "linux"))]
 use bmk::platform::BootInformation;
 
 /// Page tables of 2 MiB each with which the entry code maps the image's code and data; see the linker script.
@@ -19,7 +22,9 @@ const BOOT_TABLES: usize = 32;
 /// Takes the devices for the tree's drivers.
 static COLLECTOR: netbsd::pci::Collector =
     netbsd::pci::Collector { map: bmk::memory::kernel_map::map_device };
-static DRIVERS: &[&dyn rumpuser::device::Driver] = &[&COLLECTOR];
+
+#[cfg(feature = "linux")]
+use linux_programs::main;
 
 /// The machine's platform.
 fn platform(_magic: u32) -> &'static dyn bmk::platform::Platform {
@@ -27,8 +32,9 @@ fn platform(_magic: u32) -> &'static dyn bmk::platform::Platform {
 }
 
 /// The first thread.
+#[cfg(not(feature = "linux"))]
 fn main(payload: &'static [u8], information: BootInformation) {
-    platform_hw::set_drivers(DRIVERS);
+    platform_hw::set_drivers(&[&COLLECTOR]);
     bmk::platform::platform().start_devices();
     netbsd::start(payload, &information.command_line)
 }

@@ -93,15 +93,19 @@ fn a_component_of_ours_makes_its_hypercalls() {
 #[test]
 fn programs_for_other_systems_are_refused() {
     needs!("gcc", "ld", "objcopy");
-    let (set, _) = own_set();
-    let mut command = Command::new(rumprun_bake());
-    command
-        .args(["bake", "hw_direct"])
-        .arg(scratch().join("refused.elf"))
-        .args(arguments(set, &[rumprun_bake()]));
-    let output = command.output().expect("it starts");
-    let message = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && message.contains("x86_64-rumprun-netbsd-cc"), "{message}");
+    let (set, program) = own_set();
+    let object = scratch().join("foreign.o");
+    succeed(Command::new("gcc").args(["-c", "-x", "c", "/dev/null", "-o"]).arg(&object));
+    for (programs, expected) in [
+        (&[object.as_path()][..], "x86_64-rumprun-netbsd-cc"),
+        (&[program, rumprun_bake()], "programs of one kind"),
+    ] {
+        let mut command = Command::new(rumprun_bake());
+        command.args(["bake", "hw_direct"]).arg(scratch().join("refused.elf")).args(arguments(set, programs));
+        let output = command.output().expect("it starts");
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && message.contains(expected), "{message}");
+    }
 }
 
 /// An installed set with a libc, by its directory.

@@ -105,6 +105,9 @@ pub enum Error {
     /// No kernel.
     #[error(transparent)]
     Kernel(#[from] kernel::Error),
+    /// A program for NetBSD with compressed files.
+    #[error("programs for the NetBSD component set read files as they are: bake without --compress")]
+    Compressed,
     /// The NetBSD component set.
     #[error(transparent)]
     Netbsd(#[from] netbsd::Error),
@@ -133,7 +136,11 @@ pub fn bake(request: &BakeRequest, report: &dyn Report) -> Result<Manifest, Erro
     let mut collection = Collection::default();
     collection.exclude(output.temporary_path());
     collection.exclude(&request.output);
-    let (configuration, mut tree) = prepare(request, collection, report)?;
+    let linked = links_programs(request)?;
+    if linked && request.compress {
+        return Err(Error::Compressed);
+    }
+    let (configuration, mut tree) = prepare(request, linked, collection, report)?;
     let kernel = match &request.netbsd {
         None => kernel::kernel(request.config, report)?,
         Some(wanted) => {
@@ -142,7 +149,7 @@ pub fn bake(request: &BakeRequest, report: &dyn Report) -> Result<Manifest, Erro
                 set: &wanted.set,
                 components: &wanted.components,
                 environment: &configuration.environment,
-                programs: &programs,
+                programs: linked.then_some(&programs),
             };
             netbsd::link::link(&link, report)?
         }
@@ -181,6 +188,14 @@ pub fn bake(request: &BakeRequest, report: &dyn Report) -> Result<Manifest, Erro
     Ok(manifest)
 }
 
+/// Whether the programs are objects for a NetBSD component set, which become a part of the kernel.
+fn links_programs(request: &BakeRequest) -> Result<bool, Error> {
+    let typed = request.programs.iter().filter_map(|wanted| wanted.words.first());
+    let names = typed.chain(request.configuration.programs.iter().map(|program| &program.path));
+    let paths = names.map(|name| Path::new(std::ffi::OsStr::from_bytes(name)));
+    Ok(request.netbsd.is_some() && netbsd::link::are_objects(paths)?)
+}
+
 /// Where a program of a NetBSD component set is on the host: it is linked in, not a file of the image.
 fn host_path(program: &Program) -> PathBuf {
     std::ffi::OsStr::from_bytes(&program.path).into()
@@ -204,6 +219,7 @@ fn name_output(error: boot_elf::Error, path: &Path) -> Error {
 /// The configuration with paths of the image, and everything that goes into the root file system.
 fn prepare(
     request: &BakeRequest,
+    linked: bool,
     mut collection: Collection,
     report: &dyn Report,
 ) -> Result<(Configuration, tree::Tree), Error> {
@@ -227,7 +243,7 @@ fn prepare(
     for wanted in &request.programs {
         let Some((name, _)) = wanted.words.split_first() else { continue };
         configuration.programs.push(Program {
-            path: if request.netbsd.is_some() { name.clone() } else { follower.add_program(name)? },
+            path: if linked { name.clone() } else { follower.add_program(name)? },
             arguments: wanted.words.clone(),
             environment: Vec::new(),
             working_directory: None,
@@ -235,7 +251,7 @@ fn prepare(
         });
     }
     for mut program in baked {
-        if request.netbsd.is_none() {
+        if !linked {
             program.path = follower.add_program(&program.path)?;
         }
         configuration.programs.push(program);

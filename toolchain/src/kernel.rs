@@ -129,17 +129,18 @@ pub fn kernel(config: &Config, report: &dyn Report) -> Result<Vec<u8>, Error> {
 }
 
 /// The platform that components of a NetBSD tree are linked with: an object that `finish` makes of the archive of
-/// compiled code at a path. `recipe` is a number of what `finish` does.
+/// compiled code at a path. `recipe` is a number of what `finish` does, `features` are those of the package.
 pub fn netbsd_platform(
     recipe: &str,
+    features: &[&str],
     report: &dyn Report,
     finish: impl FnOnce(&Path) -> Result<Vec<u8>, Error>,
 ) -> Result<Vec<u8>, Error> {
     let source = source_directory()?;
     let flags = flags(&source);
-    let key = key(&[], &[SOURCES, &[NETBSD_PLATFORM]].concat(), &source, &flags)?;
+    let key = key(features, &[SOURCES, &[NETBSD_PLATFORM]].concat(), &source, &flags)?;
     cached(&format!("netbsd{recipe}-{key}"), &source, report, |target| {
-        finish(&build(NETBSD_PLATFORM, &[], &source, target, &flags, report)?.join("libkernel_netbsd.a"))
+        finish(&build(NETBSD_PLATFORM, features, &source, target, &flags, report)?.join("libkernel_netbsd.a"))
     })
 }
 

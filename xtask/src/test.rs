@@ -22,7 +22,10 @@ pub fn lint() -> Result<()> {
     ]))?;
     let kernels =
         ["clippy", "--quiet", "--package", "kernel", "--package", "kernel-netbsd", "--", "-D", "warnings"];
-    host::run(&mut cargo(kernels))
+    host::run(&mut cargo(kernels))?;
+    let linux_on_netbsd =
+        ["clippy", "--quiet", "--package", "kernel-netbsd", "--features", "linux", "--", "-D", "warnings"];
+    host::run(&mut cargo(linux_on_netbsd))
 }
 
 /// Lints, unit tests, then the tests that boot images.

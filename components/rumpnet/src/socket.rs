@@ -3,6 +3,8 @@
 use alloc::{sync::Arc, vec::Vec};
 use core::{any::Any, net::SocketAddr};
 
+use once_cell::race::OnceRef;
+
 use rumpkern::{
     Errno, Result,
     uio::{Sink, Source},
@@ -256,7 +258,22 @@ pub fn of_file(file: &dyn File) -> Result<&dyn Socket> {
     if let Some(socket) = any.downcast_ref::<NetlinkSocket>() {
         return Ok(socket);
     }
-    Err(Errno::ENOTSOCK)
+    OUTSIDE.get().and_then(|outside| (outside.of_any)(any)).ok_or(Errno::ENOTSOCK)
+}
+
+/// The internet sockets of another network, in place of this crate's.
+pub struct Outside {
+    /// Makes a socket of AF_INET or AF_INET6. Errors as [`Creation::socket`].
+    pub create: fn(&Creation, Domain, Style) -> Result<Arc<dyn Socket>>,
+    /// The socket that a file is, if it is one of these.
+    pub of_any: fn(&dyn Any) -> Option<&dyn Socket>,
+}
+
+static OUTSIDE: OnceRef<'static, Outside> = OnceRef::new();
+
+/// From now on, internet sockets are another network's. Only the first call counts.
+pub fn use_outside(outside: &'static Outside) {
+    let _ = OUTSIDE.set(outside);
 }
 
 /// What socket(2) asks for, as numbers of Linux's.
@@ -315,6 +332,12 @@ impl Creation {
     /// A new socket. EAFNOSUPPORT, EINVAL, ESOCKTNOSUPPORT, EPROTONOSUPPORT, EPERM.
     pub fn socket(&self) -> Result<Arc<dyn Socket>> {
         let (domain, style) = self.check()?;
+        if let (Domain::Inet | Domain::Inet6, Some(outside)) = (domain, OUTSIDE.get()) {
+            if style == Style::Raw && !self.raw {
+                return Err(Errno::EPERM);
+            }
+            return (outside.create)(self, domain, style);
+        }
         Ok(match (domain, style) {
             (Domain::Unix, style) => UnixSocket::new(self.unix_style(style)?, self.creator),
             (Domain::Inet | Domain::Inet6, Style::Datagram) => match self.protocol {

@@ -39,9 +39,6 @@ pub fn bake(arguments: &BakeArguments, progress: &Progress) -> Result<ExitCode> 
     packages.extend(arguments.packages.iter().cloned());
     let netbsd = netbsd(arguments)?;
     let compress = loaded.compress || arguments.compress;
-    if compress && netbsd.is_some() {
-        bail!("a NetBSD component set reads files as they are: bake without --compress");
-    }
     let request = BakeRequest {
         config: configs::find(&arguments.config)?,
         output: arguments.output.clone(),

@@ -5,6 +5,7 @@
 
 use std::{
     fs,
+    io::Read,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -79,8 +80,8 @@ pub struct Link<'a> {
     pub components: &'a [String],
     /// The image's environment, which may need components.
     pub environment: &'a [(Vec<u8>, Vec<u8>)],
-    /// The programs, in the order of the configuration.
-    pub programs: &'a [PathBuf],
+    /// The programs, in the order of the configuration; `None`: programs of Linux's, which aren't linked in.
+    pub programs: Option<&'a [PathBuf]>,
 }
 
 /// Links; returns the kernel.
@@ -93,22 +94,24 @@ pub fn link(request: &Link<'_>, report: &dyn Report) -> Result<Vec<u8>, Error> {
     let components = components(&set, &more)?;
     let folder = tempfile::tempdir().map_err(host("a temporary folder"))?;
     let object = folder.path().join("platform.o");
-    fs::write(&object, platform::object(report)?).map_err(host(object.display()))?;
+    let linux = request.programs.is_none();
+    let wanted = request.programs.unwrap_or_default();
+    fs::write(&object, platform::object(linux, report)?).map_err(host(object.display()))?;
     report.step("linking with NetBSD's components");
     let mut script = String::new();
     // A set without these libraries has nothing for the platform to find.
-    let has = |library: &str| set.join(format!("lib/lib{library}.a")).is_file();
+    let has = |library: &str| !linux && set.join(format!("lib/lib{library}.a")).is_file();
     let looked_for =
         LOOKED_FOR.iter().filter(|name| has(if name.starts_with("pthread_") { "pthread" } else { "c" }));
     let mut roots: Vec<String> = looked_for.map(|&name| name.into()).collect();
     let mut programs = Vec::new();
-    for (index, program) in request.programs.iter().enumerate() {
+    for (index, program) in wanted.iter().enumerate() {
         let main = format!("netbsd_program_{index}_main");
-        programs.push(private(program, &main, request.programs.len() > 1, folder.path(), index)?);
+        programs.push(private(program, &main, wanted.len() > 1, folder.path(), index)?);
         script.push_str(&format!("QUAD({main})\n"));
         roots.push(main);
     }
-    if request.programs.is_empty() {
+    if wanted.is_empty() {
         script.push_str("QUAD(0)\n");
     }
     let names = folder.path().join("programs.ld");
@@ -133,8 +136,7 @@ pub fn link(request: &Link<'_>, report: &dyn Report) -> Result<Vec<u8>, Error> {
     command.arg("-o").arg(&output).arg(&object).args(&programs);
     command.arg("-Wl,--whole-archive").args(&components).arg("-Wl,--no-whole-archive");
     command.arg("-Wl,--start-group");
-    let present = |name: &&&str| set.join(format!("lib/lib{name}.a")).is_file();
-    command.args(LIBRARIES.iter().filter(present).map(|name| format!("-l{name}")));
+    command.args(LIBRARIES.iter().filter(|name| has(name)).map(|name| format!("-l{name}")));
     command.arg("-lgcc").arg("-Wl,--end-group");
     platform::run(&mut command).map_err(|error| Error::Other(explain(&error.to_string())))?;
     fs::read(&output).map_err(host(output.display()))
@@ -176,6 +178,26 @@ fn components(set: &Path, more: &[String]) -> Result<Vec<PathBuf>, Error> {
         }
     }
     Ok(found)
+}
+
+/// Whether programs are objects to be linked in; otherwise they are Linux's. They must be of one kind.
+pub fn are_objects<'a>(programs: impl Iterator<Item = &'a Path>) -> Result<bool, Error> {
+    let (objects, others): (Vec<_>, Vec<_>) = programs.partition(|path| is_object(path));
+    match (objects.first(), others.first()) {
+        (Some(object), Some(other)) => Err(Error::Other(format!(
+            "{} is a program for NetBSD and {} is none; an image has programs of one kind",
+            object.display(),
+            other.display()
+        ))),
+        (_, other) => Ok(other.is_none()),
+    }
+}
+
+/// Whether a file is a relocatable object (`ET_REL`).
+fn is_object(path: &Path) -> bool {
+    let mut head = [0; 18];
+    let read = fs::File::open(path).and_then(|mut file| file.read_exact(&mut head));
+    read.is_ok() && head.starts_with(b"\x7fELF") && head[16..] == [1, 0]
 }
 
 /// Checks that a file is a program of ours: a relocatable object with a `main`.

@@ -16,10 +16,11 @@ const PRIVATE: &[&str] = &["_Unwind_Resume", "kernel_boot", "rust_eh_personality
 /// How names of Rust's begin.
 const MANGLED: &[&str] = &["_R", "_ZN", "__rust", "rust_", "bmk_"];
 
-/// The platform's object; built if the cache hasn't it.
-pub fn object(report: &dyn Report) -> Result<Vec<u8>, Error> {
+/// The platform's object, for programs of NetBSD's or of Linux's; built if the cache hasn't it.
+pub fn object(linux: bool, report: &dyn Report) -> Result<Vec<u8>, Error> {
     let mut failure = None;
-    let built = kernel::netbsd_platform(RECIPE, report, |archive| {
+    let features: &[&str] = if linux { &["linux"] } else { &[] };
+    let built = kernel::netbsd_platform(RECIPE, features, report, |archive| {
         merge(archive).map_err(|error| {
             let message = error.to_string();
             failure = Some(error);

@@ -55,9 +55,18 @@ fn space() -> Option<Arc<dyn Pmap>> {
     Some(SPACE.lock().get_or_insert(made).clone())
 }
 
-/// Makes the programs' memory visible to the calling thread.
+/// Makes the programs' memory visible to the calling thread, if there are programs in this address space.
 pub fn enter_address_space() {
-    rumpuser_pmap_activate(space());
+    let space = SPACE.lock().clone();
+    if space.is_some() {
+        rumpuser_pmap_activate(space);
+    }
+}
+
+/// Makes the programs' address space.
+pub fn create_address_space() {
+    // Without memory for it, every mapping fails.
+    let _ = space();
 }
 
 /// The frame of a program's address; `None` for the kernel's.

@@ -8,6 +8,9 @@ use crate::{
 };
 
 weak! {
+    /// Makes a system call: its number, its arguments as 64-bit words, their bytes, and a place for two results. Returns
+    /// an error number.
+    fn rump_syscall(c_int, *mut c_void, usize, *mut i64) -> c_int;
     /// Starts the kernel.
     fn rump_init() -> c_int;
     /// What the kernel does with signals.

@@ -105,6 +105,7 @@ pub fn start(payload: &'static [u8], command_line: &str) -> ! {
     let mut configuration: Configuration = postcard::from_bytes(payload.configuration())
         .unwrap_or_else(|_| give_up("its configuration cannot be read"));
     CommandLine::parse(command_line.as_bytes()).apply(&mut configuration);
+    memory::create_address_space();
     memory::enter_address_space();
     let block = thread_storage::_rtld_tls_allocate();
     if block.is_null() {
@@ -128,7 +129,8 @@ pub fn start(payload: &'static [u8], command_line: &str) -> ! {
     process::shut_down(status)
 }
 
-fn start_kernel() {
+/// Starts the rump kernel. The calling thread, which needs a control block, gets a process of it.
+pub fn start_kernel() {
     // SAFETY: the kernel's own functions, in the order that it wants.
     unsafe {
         if let Some(set) = rump::rump_boot_setsigmodel() {
