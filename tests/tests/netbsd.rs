@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
+    time::UNIX_EPOCH,
 };
 
 use tests::{bake, checkout, guest::Guest, needs, rumprun_bake, scratch, skip};
@@ -197,6 +198,23 @@ fn the_tree_s_drivers_find_nics_behind_bridges() {
         }
         let outcome = guest.run();
         assert!(outcome.exited(0).contains("answered\n"), "{nic}: {}", outcome.console);
+    }
+}
+
+#[test]
+fn clocks_are_right_on_all_cpus() {
+    needs!("gcc", "ld", "objcopy", "qemu-system-x86_64");
+    let Some(set) = installed() else { return };
+    let program = compile(&tools("clock", &set), "clock.c");
+    let image = bake("netbsd-clock", arguments(&set, &[&program]));
+    let now = || UNIX_EPOCH.elapsed().expect("a clock after 1970").as_secs();
+    for cpus in [1, 4] {
+        let before = now();
+        let outcome = Guest::new(&image).cpus(cpus).run();
+        let console = outcome.exited(0);
+        let time = console.lines().find_map(|line| line.strip_prefix("in order at ")?.parse().ok());
+        // The machine's clock is read to the second.
+        assert!(time.is_some_and(|time: u64| (before - 2..=now() + 2).contains(&time)), "{console}");
     }
 }
 

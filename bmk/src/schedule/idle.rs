@@ -5,7 +5,7 @@
 
 use core::sync::atomic::Ordering;
 
-use super::{IDLE, POLLING, reschedule};
+use super::{IDLE, POLLING, put_off, reschedule};
 use crate::{
     clock,
     cpu::{self, Cpu},
@@ -17,18 +17,27 @@ const LONGEST: u64 = 50_000;
 /// The first one after a halt that something ended soon.
 const SHORTEST: u64 = 5_000;
 
+/// A halt of that many nanoseconds is followed by long ones.
+const LONG: u64 = 1_000_000;
+
 /// The loop. Interrupts are disabled.
 pub fn run() -> ! {
     let cpu = cpu::current();
     let bit = 1 << cpu.number;
+    let mut quiet = false;
     loop {
         reschedule();
         IDLE.fetch_or(bit, Ordering::SeqCst);
         if !(cpu::count() > 1 && poll(cpu)) && cpu.reschedule.load(Ordering::SeqCst) == 0 {
+            if quiet {
+                put_off(cpu);
+            }
             let start = clock::now();
             machine::wait_for_interrupt();
+            let halted = clock::now() - start;
+            quiet = halted >= LONG;
             // It would have been worth to watch for that long.
-            if clock::now() - start < LONGEST {
+            if halted < LONGEST {
                 cpu.scheduler.patience.set(cpu.scheduler.patience.get().max(SHORTEST));
             }
         }

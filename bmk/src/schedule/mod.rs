@@ -279,6 +279,16 @@ fn arm(cpu: &Cpu, now: u64) {
     }
 }
 
+/// Puts the timer off to the next sleeper: a slice that is over may have set it earlier. Worth it before a long halt.
+fn put_off(cpu: &Cpu) {
+    let scheduler = &cpu.scheduler;
+    let sleeper = scheduler.sleepers.lock().first_key().unwrap_or(NEVER);
+    if sleeper != NEVER && scheduler.armed.get() < sleeper {
+        scheduler.armed.set(sleeper);
+        platform().set_timer(clock::tsc_at(sleeper));
+    }
+}
+
 /// The timer fired. Interrupts are disabled.
 pub fn timer_interrupt() {
     let cpu = cpu::current();
