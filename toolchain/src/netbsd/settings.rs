@@ -195,9 +195,11 @@ impl Settings {
 
     /// How code is generated: for images position-independent for executables; libraries of the host get their own.
     fn code(&self) -> String {
-        match self.target {
-            Target::Image => format!("-fPIE {CODE}"),
-            Target::Host => CODE.into(),
+        match (self.target, self.compiler.kind) {
+            (Target::Image, Kind::Gcc) => format!("-fPIE {CODE}"),
+            // Through the GOT, as clang has it else, ld would make 32-bit operands of addresses in the highest 2 GiB.
+            (Target::Image, Kind::Clang) => format!("-fPIE -fdirect-access-external-data {CODE}"),
+            (Target::Host, _) => CODE.into(),
         }
     }
 
