@@ -23,6 +23,9 @@ const BOOT_TABLES: usize = 32;
 static COLLECTOR: netbsd::pci::Collector =
     netbsd::pci::Collector { map: bmk::memory::kernel_map::map_device };
 
+#[cfg(not(feature = "linux"))]
+static DRIVERS: &[&dyn rumpuser::device::Driver] = &[&COLLECTOR];
+
 #[cfg(feature = "linux")]
 use linux_programs::main;
 
@@ -34,7 +37,7 @@ fn platform(_magic: u32) -> &'static dyn bmk::platform::Platform {
 /// The first thread.
 #[cfg(not(feature = "linux"))]
 fn main(payload: &'static [u8], information: BootInformation) {
-    platform_hw::set_drivers(&[&COLLECTOR]);
+    platform_hw::set_drivers(DRIVERS);
     bmk::platform::platform().start_devices();
     netbsd::start(payload, &information.command_line)
 }
