@@ -48,7 +48,7 @@ impl Server {
     }
 
     /// Serves a connection in threads of its own; drops it if there are too many.
-    pub fn accept(self: &Arc<Self>, stream: Box<dyn Stream>) {
+    pub fn accept(self: &Arc<Self>, stream: Arc<dyn Stream>) {
         let server = self.clone();
         if self.clients.fetch_add(1, Ordering::SeqCst) < CLIENTS {
             let main = Box::new(move || {
@@ -63,30 +63,31 @@ impl Server {
     }
 
     /// Serves a connection until it ends.
-    fn serve(&self, stream: Box<dyn Stream>) {
+    fn serve(&self, stream: Arc<dyn Stream>) {
         if !stream.write(&self.banner) {
             return;
         }
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let session = Session::new(number, self.kernel.clone(), stream);
+        let session = Session::new(number, self.kernel.clone());
         SESSIONS.lock().insert(number, session.clone());
-        if session.start_writer() {
-            while self.next(&session).is_ok() {}
+        if session.start_writer(&stream) {
+            while self.next(&session, &*stream).is_ok() {}
             session.flush();
         }
-        session.finish();
+        session.finish(&*stream);
         SESSIONS.lock().remove(&number);
     }
 
     /// Reads and follows one frame; an error ends the connection.
-    fn next(&self, session: &Arc<Session>) -> Result<(), Malformed> {
+    fn next(&self, session: &Arc<Session>, stream: &dyn Stream) -> Result<(), Malformed> {
         let mut bytes = [0; HEADER];
-        fill(session.stream(), &mut bytes)?;
+        fill(stream, &mut bytes)?;
         let header = Header::parse(&bytes, PIECE)?;
         let is = |class: Class| header.class == class as u16;
         if is(Class::Request) {
             let known = session.process().is_some();
-            let result = if known { self.request(session, header) } else { self.greet(session, header) };
+            let follow = if known { Self::request } else { Self::greet };
+            let result = follow(self, session, stream, header);
             if result.is_err() {
                 let why = if known { Refusal::Malformed } else { Refusal::Unknown };
                 session.refuse(header.request, why);
@@ -94,7 +95,7 @@ impl Server {
             return result;
         }
         let limit = session.limit_of(header.request).ok_or(Malformed)?;
-        let body = body(session, header, limit)?;
+        let body = body(stream, header, limit)?;
         let accepted = is(Class::Response);
         if !accepted && !is(Class::Error) {
             return Err(Malformed);
@@ -104,17 +105,17 @@ impl Server {
     }
 
     /// The first request of a client: who it is.
-    fn greet(&self, session: &Arc<Session>, header: Header) -> Result<(), Malformed> {
+    fn greet(&self, session: &Arc<Session>, stream: &dyn Stream, header: Header) -> Result<(), Malformed> {
         if header.kind != Kind::Handshake as u16 {
             return Err(Malformed);
         }
         let made = match header.value {
             handshake::GUEST => {
-                let name = name(body(session, header, NAME)?);
+                let name = name(body(stream, header, NAME)?);
                 self.kernel.new_process(session.number, name).map_err(|_| Refusal::ForkFailed)
             }
             handshake::FORK => {
-                let body = body(session, header, FORK)?;
+                let body = body(stream, header, FORK)?;
                 let (secret, gives_up) = body.split_first_chunk::<{ 4 * SECRET }>().ok_or(Malformed)?;
                 match (self.take_prefork(secret), gives_up) {
                     (None, _) => Err(Refusal::NoPrefork),
@@ -132,7 +133,7 @@ impl Server {
         match made {
             Ok(process) => {
                 session.set_process(process);
-                session.stream().be_patient();
+                stream.be_patient();
                 session.send(wire::welcome(header.request));
                 Ok(())
             }
@@ -147,17 +148,17 @@ impl Server {
     }
 
     /// A request of a client that is known.
-    fn request(&self, session: &Arc<Session>, header: Header) -> Result<(), Malformed> {
+    fn request(&self, session: &Arc<Session>, stream: &dyn Stream, header: Header) -> Result<(), Malformed> {
         let Header { request, value, .. } = header;
         let is = |kind: Kind| header.kind == kind as u16;
         if is(Kind::SystemCall) {
-            let body = body(session, header, wire::ARGUMENTS * 8)?;
+            let body = body(stream, header, wire::ARGUMENTS * 8)?;
             session.schedule(request, Job::Call(request, value, wire::arguments(&body)?));
         } else if is(Kind::Prefork) {
-            body(session, header, 0)?;
+            body(stream, header, 0)?;
             self.prefork(session, request);
         } else if is(Kind::Handshake) && value == handshake::EXECUTE {
-            let name = name(body(session, header, NAME)?);
+            let name = name(body(stream, header, NAME)?);
             let Some((lwp, _)) = session.process() else { return Err(Malformed) };
             if session.is_executing(true) {
                 session.refuse(request, Refusal::InExecute);
@@ -201,12 +202,12 @@ impl Server {
 }
 
 /// A frame's body, of at most `limit` bytes.
-fn body(session: &Session, header: Header, limit: usize) -> Result<Vec<u8>, Malformed> {
+fn body(stream: &dyn Stream, header: Header, limit: usize) -> Result<Vec<u8>, Malformed> {
     if header.length > limit {
         return Err(Malformed);
     }
     let mut body = vec![0; header.length];
-    fill(session.stream(), &mut body)?;
+    fill(stream, &mut body)?;
     Ok(body)
 }
 

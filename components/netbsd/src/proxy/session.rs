@@ -26,7 +26,7 @@ const WORKERS: usize = 32;
 const IDLE: usize = 4;
 const QUEUE: usize = 32;
 
-/// A connection.
+/// A connection. Used by the threads of the proxy alone: a thread that makes a system call for a client is another process's.
 pub trait Stream: Send + Sync {
     /// Reads some bytes; 0 at the end, after a failure, and when it takes too long.
     fn read(&self, buffer: &mut [u8]) -> usize;
@@ -78,7 +78,6 @@ pub struct Session {
     /// What the kernel knows it by; never another's.
     pub number: usize,
     kernel: Arc<dyn Kernel>,
-    stream: Box<dyn Stream>,
     state: Mutex<State>,
     sendable: WaitList,
     space: WaitList,
@@ -89,11 +88,10 @@ pub struct Session {
 
 impl Session {
     /// A connection with nothing said.
-    pub fn new(number: usize, kernel: Arc<dyn Kernel>, stream: Box<dyn Stream>) -> Arc<Self> {
+    pub fn new(number: usize, kernel: Arc<dyn Kernel>) -> Arc<Self> {
         Arc::new(Session {
             number,
             kernel,
-            stream,
             state: Mutex::new(State::default()),
             sendable: WaitList::new(),
             space: WaitList::new(),
@@ -101,11 +99,6 @@ impl Session {
             work: WaitList::new(),
             ended: WaitList::new(),
         })
-    }
-
-    /// Its connection.
-    pub fn stream(&self) -> &dyn Stream {
-        &*self.stream
     }
 
     /// Its process.
@@ -148,13 +141,12 @@ impl Session {
         }
     }
 
-    /// Ends the connection; everything that waits for the client returns.
+    /// Has the connection end; everything that waits for the client returns.
     pub fn cut(&self) {
         self.state.lock().dying = true;
         for list in [&self.sendable, &self.space, &self.answers, &self.work, &self.ended] {
             list.wake_all();
         }
-        self.stream.shut_down();
     }
 
     /// Queues a frame; returns whether it will be sent, unless the connection ends.
@@ -190,8 +182,8 @@ impl Session {
         self.send(wire::refusal(request, why));
     }
 
-    /// Sends what is queued, until the connection ends. Runs in a thread of its own.
-    pub fn write(&self) {
+    /// Sends what is queued, until the connection is to end, and ends it. Runs in a thread of its own.
+    fn write(&self, stream: &dyn Stream) {
         while let Some(Some(frame)) = self.until(&self.sendable, NEVER, |state| {
             if state.dying {
                 return Some(None);
@@ -201,13 +193,14 @@ impl Session {
             state.writing = true;
             Some(Some(frame))
         }) {
-            let written = self.stream.write(&frame);
+            let written = stream.write(&frame);
             self.state.lock().writing = false;
             self.space.wake_all();
             if !written {
                 self.cut();
             }
         }
+        stream.shut_down();
         self.state.lock().writer = false;
         self.ended.wake_all();
     }
@@ -406,10 +399,10 @@ impl Session {
     }
 
     /// Starts the writer; returns whether it could.
-    pub fn start_writer(self: &Arc<Self>) -> bool {
+    pub fn start_writer(self: &Arc<Self>, stream: &Arc<dyn Stream>) -> bool {
         self.state.lock().writer = true;
-        let session = self.clone();
-        let started = self.kernel.spawn("sysproxy writer", Box::new(move || session.write()));
+        let (session, stream) = (self.clone(), stream.clone());
+        let started = self.kernel.spawn("sysproxy writer", Box::new(move || session.write(&*stream)));
         if !started {
             self.state.lock().writer = false;
         }
@@ -417,8 +410,9 @@ impl Session {
     }
 
     /// Ends everything of the connection, and the process.
-    pub fn finish(&self) {
+    pub fn finish(&self, stream: &dyn Stream) {
         self.cut();
+        stream.shut_down();
         let process = self.process();
         if let Some((lwp, _)) = process
             && !self.is_executing(false)

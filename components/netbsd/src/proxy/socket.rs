@@ -1,6 +1,6 @@
 //! Connections over the kernel's own TCP (IPv4).
 
-use alloc::boxed::Box;
+use alloc::sync::Arc;
 use core::{
     ffi::{c_int, c_void},
     net::SocketAddrV4,
@@ -131,7 +131,7 @@ impl Listener {
     }
 
     /// Waits for a connection; nothing if there won't be any more.
-    pub fn accept(&self) -> Option<Box<dyn Stream>> {
+    pub fn accept(&self) -> Option<Arc<dyn Stream>> {
         // SAFETY: the kernel's function; nobody wants to know the client's address.
         let descriptor =
             unsafe { rump___sysimpl_accept()?(self.0.0, core::ptr::null_mut(), core::ptr::null_mut()) };
@@ -140,6 +140,6 @@ impl Listener {
         socket.set(TCP, NO_DELAY, &1i32.to_le_bytes());
         socket.set_timeout(SEND_TIMEOUT, PATIENCE / 1_000_000_000);
         socket.set_timeout(RECEIVE_TIMEOUT, GREETING);
-        Some(Box::new(socket))
+        Some(Arc::new(socket))
     }
 }

@@ -173,7 +173,7 @@ impl Bench {
     fn connect(&self) -> Client {
         let stream = TcpStream::connect(self.listener.local_addr().expect("an address")).expect("connected");
         let (accepted, _) = self.listener.accept().expect("a connection");
-        self.server.accept(Box::new(accepted));
+        self.server.accept(Arc::new(accepted));
         stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
         Client { stream, next: 100 }
     }
