@@ -67,8 +67,10 @@ impl Report for Progress {
                 bar.enable_steady_tick(Duration::from_millis(100));
                 bar.set_message(message.to_string());
             }
-            // A step that takes no time needs no line; building does.
-            None if !self.quiet && message.contains("kernel") => eprintln!("{message}"),
+            // A step that takes no time needs no line; building does, and waiting.
+            None if !self.quiet && (message.contains("kernel") || message.starts_with("waiting")) => {
+                eprintln!("{message}");
+            }
             None => {}
         }
     }
