@@ -207,7 +207,7 @@ fn kernel_builds_are_found_by_content() {
 #[test]
 fn a_failing_kernel_build_shows_the_errors() {
     let bench = Bench::new();
-    let folders = ["image", "rumpuser", "bmk", "platform-hw", "components"];
+    let folders = ["image", "rumpuser", "bmk", "platform-hw", "platform-xen", "components"];
     for folder in folders {
         fs::create_dir_all(bench.path(format!("source/{folder}"))).expect("made");
     }
