@@ -67,6 +67,8 @@ impl Function {
     }
 }
 
+/// The functions of a device, by (segment, bus, device).
+type Device = ((u16, u8, u8), Vec<Arc<dyn PciDevice>>);
 /// (device, function) on the bus.
 type Place = (u8, u8);
 
@@ -105,7 +107,7 @@ fn is_bridge(device: &dyn PciDevice) -> bool {
 /// Places the functions of each device together: those of bus 0 where they are, the others where nothing is. Devices that
 /// are nothing but bridges are left out.
 fn place_all(found: Vec<Arc<dyn PciDevice>>) -> Vec<(Place, Arc<Function>)> {
-    let mut devices: Vec<((u16, u8, u8), Vec<Arc<dyn PciDevice>>)> = Vec::new();
+    let mut devices: Vec<Device> = Vec::new();
     for function in found {
         let (segment, bus, device, _) = function.location();
         match devices.iter_mut().find(|(place, _)| *place == (segment, bus, device)) {

@@ -3,9 +3,9 @@
 //! The rump kernel's PCI component looks at bus 0 alone and knows no bridges, so all functions are shown there: those that
 //! are on it at their own places, those behind bridges as devices with numbers that are free.
 
-mod bus;
-mod interrupt;
-mod memory;
+pub mod bus;
+pub mod interrupt;
+pub mod memory;
 
 use alloc::sync::Arc;
 use core::ffi::{c_int, c_uint};

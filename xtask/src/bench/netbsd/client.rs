@@ -33,11 +33,11 @@ pub struct Load {
     pub worst: f64,
 }
 
-fn connect(address: SocketAddr) -> Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+fn connect(address: SocketAddr, patience: Duration) -> Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, patience)?;
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(patience))?;
     Ok(stream)
 }
 
@@ -51,9 +51,9 @@ fn answer(stream: &mut TcpStream) -> Result<()> {
     Ok(())
 }
 
-/// One request on a connection of its own, which is returned.
-pub fn get(address: SocketAddr) -> Result<TcpStream> {
-    let mut stream = connect(address)?;
+/// One request on a connection of its own, which is returned. `patience` bounds each step.
+pub fn get(address: SocketAddr, patience: Duration) -> Result<TcpStream> {
+    let mut stream = connect(address, patience)?;
     stream.write_all(REQUEST)?;
     answer(&mut stream)?;
     Ok(stream)
@@ -61,7 +61,7 @@ pub fn get(address: SocketAddr) -> Result<TcpStream> {
 
 /// Connections that have had an answer each: user networking takes them one after the other.
 fn open(address: SocketAddr, connections: usize) -> Result<Vec<TcpStream>> {
-    (0..connections).map(|_| get(address)).collect()
+    (0..connections).map(|_| get(address, PATIENCE)).collect()
 }
 
 /// Asks on all connections, `rounds` times; returns how many requests that were. The guest stands still while a round's
@@ -138,7 +138,7 @@ pub fn receive(address: SocketAddr) -> Result<f64> {
 }
 
 fn stream(address: SocketAddr, mut work: impl FnMut(&mut TcpStream) -> Result<usize>) -> Result<f64> {
-    let mut stream = connect(address)?;
+    let mut stream = connect(address, PATIENCE)?;
     // What the buffers between here and the guest take at first is no measure.
     let (start, mut warm, mut bytes) = (Instant::now(), None, 0);
     while warm.is_none_or(|warm: Instant| warm.elapsed() < DURATION) {

@@ -204,7 +204,10 @@ impl Guests {
         let child = command.stdout(Stdio::null()).spawn()?;
         let counts = counted.then_some((file, cpus));
         let mut guest = Guest { child, ports, counts, started: 0.0 };
-        while client::get(guest.address(80)).is_err() {
+        // A connection that comes before the guest has its address would wait for seconds to be tried again.
+        let mut patience = Duration::from_millis(50);
+        while client::get(guest.address(80), patience).is_err() {
+            patience += Duration::from_millis(10);
             if guest.child.try_wait()?.is_some() || start.elapsed() > START_LIMIT {
                 bail!("the server does not answer");
             }
