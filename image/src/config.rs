@@ -21,6 +21,8 @@ pub struct Configuration {
     pub mounts: Vec<Mount>,
     /// Network interfaces.
     pub networks: Vec<Network>,
+    /// Parameters of a NetBSD kernel (sysctl(7)): (name, value).
+    pub parameters: Vec<(String, String)>,
 }
 
 /// One program to run.
@@ -53,11 +55,11 @@ pub enum Then {
 /// A file system to mount before the programs start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
-    /// A block device (`/dev/vda`), or empty for tmpfs.
+    /// A block device (`/dev/vda`), for NetBSD's components also a file of the image; empty for tmpfs and its like.
     pub source: Vec<u8>,
     /// Where; created if absent.
     pub target: Vec<u8>,
-    /// `ext4` or `tmpfs`.
+    /// `ext4` or `tmpfs`; for NetBSD's components also `ffs`, `ext2fs`, `msdos`, `cd9660`, `kernfs` and others.
     pub kind: String,
     /// Mounted read-only.
     pub read_only: bool,

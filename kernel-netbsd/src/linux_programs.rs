@@ -14,6 +14,8 @@ use crate::COLLECTOR;
 
 /// The class of network controllers (PCI Code and ID Assignment Specification, section 1.3).
 const NETWORK: u8 = 2;
+/// Between two looks for the files, in nanoseconds.
+const PAUSE: u64 = 1_000_000;
 /// The status of an image that cannot start.
 const NOT_STARTED: u8 = 125;
 
@@ -51,13 +53,21 @@ pub fn main(payload: &'static [u8], information: BootInformation) {
     linux::start(payload, &information.command_line)
 }
 
+/// Writes `/etc/resolv.conf`, once there are files.
+fn resolver_changed(text: &str) {
+    while linux::rc::root().is_none() {
+        rumpuser::rumpuser_park(rumpuser::rumpuser_clock_monotonic() + PAUSE);
+    }
+    linux::rc::resolver_changed(text);
+}
+
 /// Looks for devices, and starts NetBSD's kernel with those of the network, while the image starts.
 fn start_devices(configuration: Configuration) {
     rumpdev::block::search_begins();
     let search = move || {
         bmk::platform::platform().start_devices();
         rumpdev::block::search_ends();
-        netbsd_linux::start(&configuration);
+        netbsd_linux::start(configuration, resolver_changed);
     };
     let spec = rumpuser::ThreadSpec {
         name: "devices".into(),

@@ -11,6 +11,7 @@ use std::{
 
 pub mod clients;
 pub mod guest;
+pub mod netbsd;
 pub mod network;
 pub mod programs;
 pub mod qmp;

@@ -1,43 +1,16 @@
 //! Images on NetBSD component sets: one of ours, which has the hypercalls for a subject, and an installed one where there
 //! is one.
 
-use std::{
-    ffi::OsString,
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::OnceLock,
-    time::UNIX_EPOCH,
+use std::{fs, path::PathBuf, process::Command, sync::OnceLock, time::UNIX_EPOCH};
+
+use tests::{
+    bake,
+    guest::Guest,
+    needs,
+    netbsd::{arguments, compile, installed, source, succeed, tools},
+    rumprun_bake, scratch, skip,
 };
-
-use tests::{bake, checkout, guest::Guest, needs, rumprun_bake, scratch, skip};
-use toolchain::netbsd::{
-    set::{self, Set},
-    wrapper,
-};
-
-fn source(name: &str) -> PathBuf {
-    checkout().join("tests/programs/netbsd").join(name)
-}
-
-fn succeed(command: &mut Command) {
-    let output = command.output().expect("it starts");
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// The folder with the cross tools for a set.
-fn tools(name: &str, set: &Path) -> PathBuf {
-    let folder = scratch().join(format!("{name}-tools-{}", std::process::id()));
-    succeed(Command::new(rumprun_bake()).args(["netbsd", "tools", "--set"]).arg(set).arg(&folder));
-    folder
-}
-
-fn compile(tools: &Path, name: &str) -> PathBuf {
-    let program = tools.join(name).with_extension("program");
-    let compiler = tools.join(format!("{}cc", wrapper::PREFIX));
-    succeed(Command::new(compiler).arg("-O2").arg(source(name)).arg("-o").arg(&program).arg("-lpthread"));
-    program
-}
+use toolchain::netbsd::set::Set;
 
 /// A set with one component, which is a whole rump kernel; and a program for it.
 fn own_set() -> &'static (PathBuf, PathBuf) {
@@ -59,12 +32,6 @@ fn own_set() -> &'static (PathBuf, PathBuf) {
         let program = compile(&tools("own", &set), "program.c");
         (set, program)
     })
-}
-
-fn arguments(set: &Path, programs: &[&Path]) -> Vec<OsString> {
-    let mut words: Vec<OsString> = vec!["--kernel".into(), format!("netbsd:{}", set.display()).into()];
-    words.extend(programs.iter().map(OsString::from));
-    words
 }
 
 #[test]
@@ -107,16 +74,6 @@ fn programs_for_other_systems_are_refused() {
         let message = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && message.contains(expected), "{message}");
     }
-}
-
-/// An installed set with a libc, by its directory.
-fn installed() -> Option<PathBuf> {
-    match set::directory(None) {
-        Ok(set) if set.join("lib/libc.a").is_file() => return Some(set),
-        Ok(set) => skip(&format!("no NetBSD tree: {} has no libc", set.display())),
-        Err(error) => skip(&format!("no NetBSD tree: {error}")),
-    }
-    None
 }
 
 #[test]

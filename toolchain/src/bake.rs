@@ -142,12 +142,21 @@ pub fn bake(request: &BakeRequest, report: &dyn Report) -> Result<Manifest, Erro
     }
     let (configuration, mut tree) = prepare(request, linked, collection, report)?;
     let kernel = match &request.netbsd {
-        None => kernel::kernel(request.config, report)?,
+        None => {
+            netbsd::configured::check_built_in(&configuration)?;
+            kernel::kernel(request.config, report)?
+        }
         Some(wanted) => {
+            let mut components = wanted.components.clone();
+            if linked {
+                components.extend(netbsd::configured::components(&wanted.set, &configuration)?);
+            } else {
+                netbsd::configured::check_linux(&configuration)?;
+            }
             let programs: Vec<PathBuf> = configuration.programs.iter().map(host_path).collect();
             let link = Link {
                 set: &wanted.set,
-                components: &wanted.components,
+                components: &components,
                 environment: &configuration.environment,
                 programs: linked.then_some(&programs),
             };
@@ -159,7 +168,11 @@ pub fn bake(request: &BakeRequest, report: &dyn Report) -> Result<Manifest, Erro
     let crates = if request.netbsd.is_some() { Vec::new() } else { kernel::crates(request.config, &sha256)? };
     let in_kernel = sbom::Kernel { crates, sha256 };
     sbom::add(&mut tree, &configuration.hostname, &in_kernel, &request.components)?;
-    let kernel = Kernel::parse(&kernel)?;
+    let mut kernel = Kernel::parse(&kernel)?;
+    kernel.component_set = request
+        .netbsd
+        .as_ref()
+        .map(|wanted| wanted.set.file_name().unwrap_or_default().to_string_lossy().into_owned());
     let layout =
         if request.compress { writer::Layout::compressed(&tree)? } else { writer::Layout::new(&tree)? };
     let write = |output: &mut Output| {

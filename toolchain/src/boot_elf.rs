@@ -72,6 +72,8 @@ pub struct Kernel {
     notes: Vec<Segment>,
     symbols: Vec<u8>,
     sha256: String,
+    /// The NetBSD component set that it has; the built-in components otherwise.
+    pub component_set: Option<String>,
 }
 
 impl Kernel {
@@ -89,6 +91,7 @@ impl Kernel {
             notes: Vec::new(),
             symbols: symbol_table(bytes),
             sha256: hexadecimal(&Sha256::digest(bytes)),
+            component_set: None,
         };
         for header in headers {
             let kind = header.p_type(endian);
@@ -138,6 +141,7 @@ impl Kernel {
             notes: Vec::new(),
             symbols: symbols::build(Vec::new()),
             sha256: String::new(),
+            component_set: None,
         }
     }
 
@@ -277,6 +281,7 @@ fn kernel_facts(kernel: &Kernel) -> manifest::Kernel {
         bytes: kernel.segments.iter().map(|segment| segment.bytes.len() as u64).sum(),
         memory: kernel.segments.iter().map(|segment| segment.memory).sum(),
         symbols: kernel.symbols.len() as u64,
+        component_set: kernel.component_set.clone(),
     }
 }
 

@@ -289,6 +289,11 @@ impl Walk<'_> {
     }
 }
 
+/// The NetBSD component set of an ELF image; `None` for the built-in components, and for what is no image.
+pub fn component_set(path: &Path) -> Option<String> {
+    parts(&mut File::open(path).ok()?, 0).ok()??.manifest.kernel.component_set
+}
+
 /// Bytes of memory, from address 0, that an ELF image takes when loaded.
 pub fn loaded_end(path: &Path) -> Option<u64> {
     let cache = ReadCache::new(File::open(path).ok()?);

@@ -56,6 +56,9 @@ pub struct Kernel {
     pub memory: u64,
     /// Bytes of function names for backtraces.
     pub symbols: u64,
+    /// The NetBSD component set, if it is not the built-in components.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub component_set: Option<String>,
 }
 
 /// The root file system in a manifest.
@@ -151,7 +154,7 @@ mod tests {
             programs: vec![],
             environment: vec!["A=b".into()],
             mounts: vec![],
-            kernel: Kernel { sha256: "ab".into(), bytes: 1, memory: 2, symbols: 3 },
+            kernel: Kernel { sha256: "ab".into(), bytes: 1, memory: 2, symbols: 3, component_set: None },
             rootfs: RootFs { sha256: "cd".into(), bytes: 4096, files: 1 },
             payload_address: 0x20_0000,
         };

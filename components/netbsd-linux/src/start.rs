@@ -33,16 +33,18 @@ pub fn wait_ready() {
     }
 }
 
-/// Starts the rump kernel: the network's part of starting an image. Devices have been looked for.
-pub fn start(configuration: &Configuration) {
+/// Starts the rump kernel: the network's part of starting an image. Devices have been looked for. `resolver_changed`
+/// takes the text of `/etc/resolv.conf`.
+pub fn start(configuration: Configuration, resolver_changed: network::Changed) {
     rumpnet::socket::use_outside(&crate::socket::OUTSIDE);
-    let (host_name, networks) = (configuration.hostname.clone(), configuration.networks.clone());
     let main = move || {
-        host::set_hostname(&host_name);
+        host::set_hostname(&configuration.hostname);
+        host::set_parameters(&configuration.parameters);
         user::start::start_kernel();
         call::start(user::process::getpid_of_caller());
         set_limits();
-        network::configure(&networks);
+        host::apply_parameters();
+        network::configure(&configuration, Some(resolver_changed));
         if let Err(error) = events::start() {
             host::console(alloc::format!("no sockets: {error:?}\n").as_bytes());
         }

@@ -83,6 +83,11 @@ fn find(path: &[u8]) -> Option<Arc<dyn Backing>> {
     if device.is_some() {
         return device;
     }
+    Some(Arc::new(Baked(baked(path)?)))
+}
+
+/// The bytes of a baked file.
+pub fn baked(path: &[u8]) -> Option<&'static [u8]> {
     let root = ROOT.lock();
     let root = root.as_ref()?;
     // The root directory is number 0.
@@ -90,7 +95,7 @@ fn find(path: &[u8]) -> Option<Arc<dyn Backing>> {
     for name in path.split(|&byte| byte == b'/').filter(|name| !name.is_empty()) {
         number = root.lookup(root.inode(number)?, name)?;
     }
-    Some(Arc::new(Baked(root.data(root.inode(number)?)?.plain()?)))
+    root.data(root.inode(number)?)?.plain()
 }
 
 fn opened(descriptor: c_int) -> Result<Arc<Open>, Errno> {

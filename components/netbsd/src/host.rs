@@ -13,8 +13,8 @@ use rumpuser::{
 };
 
 use crate::{
-    errno::{EINVAL, ENOENT, ENOSYS, Errno},
-    format,
+    errno::{EINVAL, ENOENT, ENOSYS, EPERM, Errno},
+    format, kernel,
 };
 
 /// `RUMPUSER_PANIC`.
@@ -23,11 +23,58 @@ const PANIC: c_int = -1;
 const PANIC_STATUS: u8 = 255;
 
 static HOSTNAME: SpinLock<String> = SpinLock::new(String::new());
+/// Parameters that the image's configuration sets.
+static PARAMETERS: SpinLock<Vec<Parameter>> = SpinLock::new(Vec::new());
 static STATUS: AtomicU8 = AtomicU8::new(0);
 
 /// Sets the name that the kernel gets.
 pub fn set_hostname(name: &str) {
     *HOSTNAME.lock() = name.into();
+}
+
+/// A parameter that the configuration sets.
+struct Parameter {
+    name: String,
+    value: String,
+    /// Somebody in the kernel has asked for it.
+    read: bool,
+}
+
+/// Sets the parameters that the kernel is told when it asks, before it starts.
+pub fn set_parameters(parameters: &[(String, String)]) {
+    *PARAMETERS.lock() = parameters
+        .iter()
+        .map(|(name, value)| Parameter { name: name.clone(), value: value.clone(), read: false })
+        .collect();
+}
+
+/// Sets what the running kernel has as parameters of its own (sysctl(7)), and names those that nobody knows.
+pub fn apply_parameters() {
+    let all: Vec<(String, String, bool)> = PARAMETERS
+        .lock()
+        .iter()
+        .map(|parameter| (parameter.name.clone(), parameter.value.clone(), parameter.read))
+        .collect();
+    for (name, value, read) in all {
+        let why = match kernel::set_parameter(&name, &value) {
+            Err(ENOENT) if !read => String::from("there is no such parameter"),
+            // What was read at the start needn't be writable.
+            Err(_) if read => continue,
+            Ok(()) => continue,
+            Err(EINVAL) => alloc::format!("{value} is not a value for it"),
+            Err(EPERM) => String::from("it can't be set"),
+            Err(error) => kernel::explain(error),
+        };
+        console(alloc::format!("sysctl {name}: {why}\n").as_bytes());
+    }
+}
+
+/// What the configuration says of a parameter.
+fn configured(name: &[u8]) -> Option<String> {
+    let mut parameters = PARAMETERS.lock();
+    let parameter = parameters.iter_mut().find(|parameter| parameter.name.as_bytes() == name)?;
+    parameter.read = true;
+    Some(parameter.value.clone())
 }
 
 /// Sets the status with which the machine ends when the kernel has shut down.
@@ -42,7 +89,7 @@ fn parameter(name: &[u8]) -> Option<String> {
         b"_RUMPUSER_HOSTNAME" => Some(HOSTNAME.lock().clone()),
         // What is left is for the programs; the kernel's caches are told to shrink at its limit.
         b"RUMP_MEMLIMIT" => Some(alloc::format!("{}", rumpuser_memory_statistics().total / 2)),
-        _ => None,
+        _ => configured(name),
     }
 }
 
@@ -192,5 +239,13 @@ mod tests {
         assert_eq!(get(c"_RUMPUSER_HOSTNAME", 3), EINVAL);
         assert_eq!(get(c"_RUMPUSER_HOSTNAME", 4), 0);
         assert_eq!(&buffer, b"box\0");
+    }
+
+    #[test]
+    fn configured_parameters_are_told() {
+        set_parameters(&[("hw.ixgbe.enable_aim".into(), "0".into())]);
+        assert_eq!(parameter(b"hw.ixgbe.enable_aim").as_deref(), Some("0"));
+        assert_eq!(parameter(b"hw.ixgbe.enable_msix"), None);
+        assert!(PARAMETERS.lock().iter().all(|parameter| parameter.read));
     }
 }

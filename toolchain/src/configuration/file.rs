@@ -7,7 +7,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{Complaint, Loaded, check, suggest};
-use crate::{bake::TreeRequest, programs, size};
+use crate::{bake::TreeRequest, netbsd::configured, programs, size};
 
 /// A whole file.
 #[derive(Debug, Deserialize)]
@@ -29,6 +29,8 @@ struct File {
     mount: Vec<MountTable>,
     #[serde(default)]
     network: Vec<NetworkTable>,
+    #[serde(default)]
+    sysctl: toml::Table,
 }
 
 /// `[[program]]`.
@@ -147,14 +149,7 @@ pub(crate) fn program(table: &ProgramTable) -> Result<Program, Complaint> {
 
 pub(crate) fn mount(table: &MountTable) -> Result<Mount, Complaint> {
     let kind = table.kind.get_ref();
-    match kind.as_str() {
-        "tmpfs" => {}
-        "ext4" if !table.source.starts_with("/dev/") => {
-            return complain(&table.kind, "ext4 needs a disk: source = \"/dev/vda\"");
-        }
-        "ext4" => {}
-        other => return complain(&table.kind, format!("`{other}` is not a file system: `ext4` or `tmpfs`")),
-    }
+    checked(&table.kind, |kind| configured::check_mount(kind, &table.source))?;
     let size = table.size.as_ref().map(|text| checked(text, |text| size::parse(text, 0))).transpose()?;
     Ok(Mount {
         source: table.source.as_bytes().to_vec(),
@@ -205,6 +200,29 @@ pub(crate) fn networks(tables: &[NetworkTable]) -> Result<Vec<Network>, Complain
     tables.iter().map(network).collect()
 }
 
+/// Parameters by their full names: dots in names make tables within tables, unless they are quoted.
+fn parameters(table: &toml::Table) -> Result<Vec<(String, String)>, String> {
+    let mut all = Vec::new();
+    for (name, value) in table {
+        let text = match value {
+            toml::Value::Integer(number) => number.to_string(),
+            toml::Value::String(text) => text.clone(),
+            toml::Value::Boolean(value) => u8::from(*value).to_string(),
+            toml::Value::Table(inner) => {
+                let inner = parameters(inner)?;
+                all.extend(inner.into_iter().map(|(rest, value)| (format!("{name}.{rest}"), value)));
+                continue;
+            }
+            _ => return Err(format!("sysctl {name}: neither a number, nor a text, nor true or false")),
+        };
+        if text.contains('\0') {
+            return Err(format!("sysctl {name}: the value has a zero byte"));
+        }
+        all.push((name.clone(), text));
+    }
+    Ok(all)
+}
+
 /// Reads a file's text. Folders in it are relative to `folder`.
 pub(super) fn parse(text: &str, folder: &Path) -> Result<Loaded, Complaint> {
     let file: File = toml::from_str(text).map_err(|error| Complaint {
@@ -228,6 +246,8 @@ pub(super) fn parse(text: &str, folder: &Path) -> Result<Loaded, Complaint> {
         working_directory: working_directory.unwrap_or_default(),
         mounts: file.mount.iter().map(mount).collect::<Result<_, _>>()?,
         networks: networks(&file.network)?,
+        parameters: parameters(&file.sysctl)
+            .map_err(|message| Complaint { offset: text.find("[sysctl]").unwrap_or(0), message })?,
     };
     let tree = |table: &RootFsTable| {
         let at = table.at.as_ref().map(|at| checked(at, check::absolute)).transpose()?;
@@ -283,6 +303,11 @@ mod tests {
             gateways = ["fe80::2"]
             mtu = 1400
             nameservers = ["10.0.2.3"]
+
+            [sysctl]
+            hw.ixgbe.enable_aim = 0
+            "kern.somaxconn" = 300
+            kern.domainname = "example.org"
         "#;
         let loaded = parse(text, Path::new("/project")).expect("good");
         let configuration = loaded.configuration;
@@ -296,6 +321,16 @@ mod tests {
         assert_eq!(loaded.trees[0].host, Path::new("/project/public"));
         assert_eq!(loaded.packages, ["python3"]);
         assert!(loaded.compress);
+        let parameters = |name: &str| {
+            configuration
+                .parameters
+                .iter()
+                .find(|(present, _)| present == name)
+                .map(|(_, value)| value.as_str())
+        };
+        assert_eq!(parameters("hw.ixgbe.enable_aim"), Some("0"));
+        assert_eq!(parameters("kern.somaxconn"), Some("300"));
+        assert_eq!(parameters("kern.domainname"), Some("example.org"));
     }
 
     #[test]
@@ -305,6 +340,7 @@ mod tests {
             assert!(complaint.message.contains(part), "{complaint:?}");
         };
         refused("hostname = \"a b\"", "host name");
+        refused("[sysctl]\na = [1]", "neither a number");
         refused("working_directory = \"here\"", "absolute");
         refused("environment = { \"A=B\" = \"c\" }", "variable");
         refused("[[program]]\nrun = \" \"", "no program");

@@ -84,6 +84,7 @@ struct MountValue {
 #[serde(rename_all = "lowercase")]
 enum MountSource {
     Blk,
+    Kernfs,
     Tmpfs,
 }
 
@@ -188,9 +189,13 @@ fn mount(target: &str, value: MountValue) -> Result<Mount, String> {
         format: false,
         size: size.unwrap_or(0),
     };
-    if let MountSource::Blk = value.source {
-        mount.source = disk(&value.path);
-        mount.kind = "ext4".into();
+    match value.source {
+        MountSource::Blk => {
+            mount.source = disk(&value.path);
+            mount.kind = "ext4".into();
+        }
+        MountSource::Kernfs => mount.kind = "kernfs".into(),
+        MountSource::Tmpfs => {}
     }
     Ok(mount)
 }
@@ -271,6 +276,7 @@ fn convert(file: File) -> Result<Configuration, String> {
             .map(|(target, value)| mount(&target, value))
             .collect::<Result<_, _>>()?,
         networks: networks(file.net)?,
+        parameters: Vec::new(),
     })
 }
 
@@ -302,6 +308,7 @@ mod tests {
             "blk": { "xbd0": { "type": "etfs", "path": "blkfront:xvda" } },
             "mount": {
                 "/data": { "source": "blk", "path": "/dev/ld1a" },
+                "/kern": { "source": "kernfs" },
                 "/tmp": { "source": "tmpfs", "options": { "size": "1M" } }
             },
             "rc": [
@@ -314,7 +321,8 @@ mod tests {
         assert_eq!(configuration.programs[0].then, Then::Background);
         assert_eq!(configuration.programs[0].arguments.len(), 4);
         assert_eq!(configuration.mounts[0].source, b"/dev/vdb");
-        assert_eq!(configuration.mounts[1].size, 1 << 20);
+        assert_eq!(configuration.mounts[1].kind, "kernfs");
+        assert_eq!(configuration.mounts[2].size, 1 << 20);
         assert_eq!(configuration.networks[0].gateways, ["10.0.120.1"]);
         assert_eq!(configuration.networks[0].interface, "eth0");
         assert_eq!(configuration.environment, [(b"FOO".to_vec(), b"BAR".to_vec())]);

@@ -8,6 +8,7 @@ use super::{
     Accelerator, Error, Firmware, ImageKind, Machine, Options, QEMU,
     network::{Model, needs_pci},
 };
+use crate::inspect;
 
 /// Files of a run, in its folder: the arguments for the guest, its status lines, QEMU's control socket.
 pub const ARGUMENTS: &str = "arguments";
@@ -38,7 +39,10 @@ fn escaped(path: &Path) -> String {
 
 /// The machine for these options.
 pub fn machine(options: &Options, kind: ImageKind) -> Result<Machine, Error> {
-    let pci = options.networks.iter().any(needs_pci);
+    let has_devices = !options.networks.is_empty() || !options.disks.is_empty();
+    let has_netbsd =
+        || kind == ImageKind::Elf && has_devices && inspect::component_set(&options.image).is_some();
+    let pci = options.networks.iter().any(needs_pci) || has_netbsd();
     let default = match kind {
         ImageKind::Elf if options.disks.is_empty() && !pci => Machine::Microvm,
         _ => Machine::Q35,
@@ -49,6 +53,11 @@ pub fn machine(options: &Options, kind: ImageKind) -> Result<Machine, Error> {
     }
     if machine == Machine::Microvm && options.networks.iter().any(|nic| nic.model() != Model::Virtio) {
         return Err(Error::Unsupported("microvm has virtio NICs only: use --machine q35"));
+    }
+    if machine == Machine::Microvm && has_netbsd() {
+        return Err(Error::Unsupported(
+            "NetBSD's drivers need PCI, which microvm has not: use --machine q35 or pc",
+        ));
     }
     if options.firmware == Firmware::Uefi && kind == ImageKind::Elf {
         return Err(Error::Unsupported(

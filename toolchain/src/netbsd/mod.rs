@@ -5,6 +5,7 @@
 pub mod build;
 pub mod check;
 pub mod components;
+pub mod configured;
 pub mod hosted;
 pub(crate) mod jobs;
 pub mod link;

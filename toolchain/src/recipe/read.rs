@@ -187,6 +187,7 @@ fn configuration(table: &RecipeTable, name: &str, disks: &[Disk]) -> Result<Conf
         working_directory: directory.transpose()?.unwrap_or_default(),
         mounts: own.chain(others).collect(),
         networks: networks(&table.network)?,
+        parameters: Vec::new(),
     })
 }
 

@@ -23,6 +23,7 @@ use rumpuser::{
 };
 use rumpvfs::mount::Location;
 
+pub use network::resolver_changed;
 pub use report::place;
 
 use crate::{

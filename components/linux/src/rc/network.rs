@@ -53,8 +53,8 @@ fn setup(network: &Network) -> Setup {
     })
 }
 
-/// Writes the text, unless the image or a program has put something else there.
-fn resolver_changed(text: &str) {
+/// Writes the text of `/etc/resolv.conf`, unless the image or a program has put something else there.
+pub fn resolver_changed(text: &str) {
     match write_resolver(text) {
         // A root that can't be written to has its own.
         Ok(()) | Err(Errno::EROFS) => {}

@@ -8,24 +8,20 @@ use core::{
 
 use super::session::{PATIENCE, Stream};
 use crate::{
-    network::rump___sysimpl_socket30,
-    user::rump::{rump___sysimpl_close, rump___sysimpl_write},
+    user::rump::{
+        rump___sysimpl_bind, rump___sysimpl_close, rump___sysimpl_read, rump___sysimpl_setsockopt,
+        rump___sysimpl_socket30, rump___sysimpl_write,
+    },
     weak::weak,
 };
 
 weak! {
-    /// Gives a socket an address.
-    fn rump___sysimpl_bind(c_int, *const c_void, u32) -> c_int;
     /// Lets others connect to a socket.
     fn rump___sysimpl_listen(c_int, c_int) -> c_int;
     /// Waits for a connection.
     fn rump___sysimpl_accept(c_int, *mut c_void, *mut u32) -> c_int;
-    /// Sets an option of a socket.
-    fn rump___sysimpl_setsockopt(c_int, c_int, c_int, *const c_void, u32) -> c_int;
     /// Ends a connection.
     fn rump___sysimpl_shutdown(c_int, c_int) -> c_int;
-    /// Reads from a descriptor.
-    fn rump___sysimpl_read(c_int, *mut c_void, usize) -> isize;
 }
 
 /// `AF_INET`, `SOCK_STREAM`.

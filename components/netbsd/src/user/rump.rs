@@ -1,6 +1,6 @@
 //! The rump kernel's public functions that the base of userspace calls (`rump/rump.h`, `rumpkern_if_pub.h`).
 
-use core::ffi::{c_char, c_int, c_void};
+use core::ffi::{c_char, c_int, c_ulong, c_void};
 
 use crate::{
     errno::{EAGAIN, Errno},
@@ -49,6 +49,22 @@ weak! {
     fn rump___sysimpl_mount50(*const c_char, *const c_char, c_int, *mut c_void, usize) -> c_int;
     /// Makes a descriptor the same as another.
     fn rump___sysimpl_dup2(c_int, c_int) -> c_int;
+    /// Opens a socket.
+    fn rump___sysimpl_socket30(c_int, c_int, c_int) -> c_int;
+    /// Asks a descriptor something.
+    fn rump___sysimpl_ioctl(c_int, c_ulong, *mut c_void) -> c_int;
+    /// Reads.
+    fn rump___sysimpl_read(c_int, *mut c_void, usize) -> isize;
+    /// Gives a socket an address.
+    fn rump___sysimpl_bind(c_int, *const c_void, u32) -> c_int;
+    /// Sends to an address.
+    fn rump___sysimpl_sendto(c_int, *const c_void, usize, c_int, *const c_void, u32) -> isize;
+    /// Receives, and says from whom.
+    fn rump___sysimpl_recvfrom(c_int, *mut c_void, usize, c_int, *mut c_void, *mut u32) -> isize;
+    /// Sets an option of a socket.
+    fn rump___sysimpl_setsockopt(c_int, c_int, c_int, *const c_void, u32) -> c_int;
+    /// Reads and sets parameters.
+    fn rump___sysimpl___sysctl(*const c_int, u32, *mut c_void, *mut usize, *const c_void, usize) -> c_int;
     /// Makes a pipe.
     fn rump_sys_pipe(*mut c_int) -> c_int;
 }

@@ -114,12 +114,18 @@ pub fn start(payload: &'static [u8], command_line: &str) -> ! {
     rumpuser_set_thread_pointer(block as usize);
     lwp::initialise_first();
     host::set_hostname(&configuration.hostname);
+    host::set_parameters(&configuration.parameters);
     start_kernel();
     let root = RootFs::parse(payload.rootfs()).unwrap_or_else(|_| give_up("its files cannot be read"));
-    super::root::fill(&root);
     files::set_root(root);
+    super::root::fill(&root);
+    host::apply_parameters();
+    if let Err(reason) = crate::mounts::mount_all(&configuration.mounts) {
+        host::console(format!("cannot start: {reason}\n").as_bytes());
+        process::shut_down(NOT_STARTED);
+    }
     start_userspace(&configuration);
-    crate::network::configure(&configuration.networks);
+    crate::network::configure(&configuration, None);
     crate::proxy::start(&configuration);
     let status = run_programs(&configuration);
     for function in array::<unsafe extern "C" fn()>(2) {

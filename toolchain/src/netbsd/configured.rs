@@ -1,0 +1,145 @@
+//! What an image's configuration needs of a component set: file systems to mount, and parameters.
+
+use std::path::Path;
+
+use image::config::{Configuration, Mount};
+
+use super::Error;
+
+/// File systems of the built-in components.
+pub const BUILT_IN: &[&str] = &["ext4", "tmpfs"];
+/// File systems that an image with NetBSD's components mounts, and the components that have them. `ext4` is whatever
+/// the disk has of them.
+const COMPONENTS: &[(&str, &str)] = &[
+    ("cd9660", "rumpfs_cd9660"),
+    ("ext2fs", "rumpfs_ext2fs"),
+    ("ext4", "rumpfs_ext2fs"),
+    ("fdesc", "rumpfs_fdesc"),
+    ("ffs", "rumpfs_ffs"),
+    ("kernfs", "rumpfs_kernfs"),
+    ("msdos", "rumpfs_msdos"),
+    ("ptyfs", "rumpfs_ptyfs"),
+    ("tmpfs", "rumpfs_tmpfs"),
+];
+/// File systems without a disk.
+const WITHOUT_DISK: &[&str] = &["fdesc", "kernfs", "ptyfs", "tmpfs"];
+
+/// Checks a file system's name and source, as a configuration has them.
+pub fn check_mount(kind: &str, source: &str) -> Result<(), String> {
+    if !COMPONENTS.iter().any(|(known, _)| *known == kind) {
+        let known: Vec<&str> = COMPONENTS.iter().map(|(known, _)| *known).collect();
+        let built_in = BUILT_IN.join("` and `");
+        return Err(format!(
+            "`{kind}` is not a file system: there are `{built_in}`, and with --kernel netbsd {}",
+            known.join(", ")
+        ));
+    }
+    if !WITHOUT_DISK.contains(&kind) && !source.starts_with('/') {
+        return Err(format!("{kind} needs a disk: source = \"/dev/vda\""));
+    }
+    Ok(())
+}
+
+fn described(mount: &Mount) -> String {
+    format!("the mount {} of type {}", String::from_utf8_lossy(&mount.target), mount.kind)
+}
+
+/// Refuses what the built-in components haven't.
+pub fn check_built_in(configuration: &Configuration) -> Result<(), Error> {
+    check_mounts(configuration, "needs NetBSD's components: bake with --kernel netbsd")?;
+    match configuration.parameters.first() {
+        Some((name, _)) => Err(Error::Other(format!(
+            "sysctl {name}: the built-in components have no parameters that a bake sets; --kernel netbsd has"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Refuses what programs of Linux can't have with NetBSD's components, which give them the network alone.
+pub fn check_linux(configuration: &Configuration) -> Result<(), Error> {
+    check_mounts(configuration, "is for programs of NetBSD: those of Linux have the built-in file systems")
+}
+
+fn check_mounts(configuration: &Configuration, otherwise: &str) -> Result<(), Error> {
+    for mount in &configuration.mounts {
+        let on_file = mount.kind == "ext4" && !mount.source.starts_with(b"/dev/");
+        if on_file || !BUILT_IN.contains(&mount.kind.as_str()) {
+            let what = if on_file { "on a file of the image " } else { "" };
+            return Err(Error::Other(format!("{} {what}{otherwise}", described(mount))));
+        }
+    }
+    Ok(())
+}
+
+/// The components that the configuration needs, by name.
+pub fn components(set: &Path, configuration: &Configuration) -> Result<Vec<String>, Error> {
+    let mut needed: Vec<String> = Vec::new();
+    for mount in &configuration.mounts {
+        if mount.format {
+            return Err(Error::Other(format!(
+                "{}: NetBSD's components make no file systems (format = true): make one with mke2fs or makefs",
+                described(mount)
+            )));
+        }
+        let component = COMPONENTS.iter().find(|(kind, _)| *kind == mount.kind).map_or("", |(_, name)| name);
+        if !set.join(format!("lib/rump/lib{component}.a")).is_file() {
+            return Err(Error::Other(format!(
+                "{} needs the component {component}, which {} has not",
+                described(mount),
+                set.display()
+            )));
+        }
+        if !needed.iter().any(|present| present == component) {
+            needed.push(component.into());
+        }
+    }
+    Ok(needed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn configuration(kind: &str, source: &str) -> Configuration {
+        let mount = Mount {
+            source: source.into(),
+            target: b"/data".to_vec(),
+            kind: kind.into(),
+            read_only: false,
+            format: false,
+            size: 0,
+        };
+        Configuration { mounts: vec![mount], ..Default::default() }
+    }
+
+    #[test]
+    fn what_a_set_of_components_lacks_is_said() {
+        assert!(check_built_in(&configuration("ext4", "/dev/vda")).is_ok());
+        for (kind, source) in [("ffs", "/dev/vda"), ("ext4", "/disk.img")] {
+            let message = check_built_in(&configuration(kind, source)).expect_err("not there").to_string();
+            assert!(message.contains("/data") && message.contains("--kernel netbsd"), "{message}");
+        }
+        let mut tuned = configuration("tmpfs", "");
+        tuned.parameters.push(("hw.ixgbe.enable_aim".into(), "0".into()));
+        assert!(check_built_in(&tuned).expect_err("none").to_string().contains("hw.ixgbe.enable_aim"));
+        let set = tempfile::tempdir().expect("a folder");
+        let archives = set.path().join("lib/rump");
+        std::fs::create_dir_all(&archives).expect("a folder");
+        let missing = components(set.path(), &configuration("ffs", "/dev/vda"));
+        assert!(missing.expect_err("no archive").to_string().contains("rumpfs_ffs"));
+        std::fs::write(archives.join("librumpfs_ffs.a"), "").expect("written");
+        let found = components(set.path(), &configuration("ffs", "/dev/vda")).expect("there");
+        assert_eq!(found, ["rumpfs_ffs"]);
+        let mut formatted = configuration("ffs", "/dev/vda");
+        formatted.mounts[0].format = true;
+        assert!(components(set.path(), &formatted).is_err());
+    }
+
+    #[test]
+    fn unknown_file_systems_are_refused_with_a_list() {
+        assert!(check_mount("ffs", "/dev/vda").is_ok() && check_mount("kernfs", "").is_ok());
+        let message = check_mount("ntfs", "/dev/vda").expect_err("unknown");
+        assert!(message.contains("`ntfs`") && message.contains("msdos"), "{message}");
+        assert!(check_mount("ext4", "").expect_err("no disk").contains("disk"));
+    }
+}
