@@ -19,10 +19,23 @@ fn main() -> ExitCode {
     match commands::execute(arguments) {
         Ok(status) => status,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", explain(&error));
             ExitCode::from(commands::FAILURE)
         }
     }
+}
+
+/// An error and its causes, each once: many errors name theirs.
+fn explain(error: &anyhow::Error) -> String {
+    let mut message = String::new();
+    for cause in error.chain().map(ToString::to_string).filter(|cause| !cause.is_empty()) {
+        if message.is_empty() {
+            message = cause;
+        } else if !message.ends_with(&cause) {
+            message = format!("{message}: {cause}");
+        }
+    }
+    message
 }
 
 /// Under the name of a cross tool, this program is that tool.

@@ -1,44 +1,49 @@
-//! Images on NetBSD component sets: one of ours, which has the hypercalls for a subject, and an installed one where there
-//! is one.
+//! Images on NetBSD component sets: the one of our small tree, which has the hypercalls for a subject, and an installed one
+//! where there is one.
 
 use std::{fs, path::PathBuf, process::Command, sync::OnceLock, time::UNIX_EPOCH};
 
 use tests::{
-    bake,
+    bake, checkout,
     guest::Guest,
     needs,
     netbsd::{arguments, compile, installed, source, succeed, tools},
     rumprun_bake, scratch, skip,
 };
-use toolchain::netbsd::set::Set;
+use toolchain::netbsd::{set::Set, wrapper};
 
-/// A set with one component, which is a whole rump kernel; and a program for it.
-fn own_set() -> &'static (PathBuf, PathBuf) {
-    static SET: OnceLock<(PathBuf, PathBuf)> = OnceLock::new();
-    SET.get_or_init(|| {
-        let set = scratch().join(format!("own-set-{}", std::process::id()));
-        let archives = set.join("lib/rump");
-        fs::create_dir_all(&archives).expect("a scratch folder");
-        fs::create_dir_all(set.join("include")).expect("a scratch folder");
-        let object = archives.join("component.o");
+/// The set of our small tree, and a program for it; nothing if this machine has no make for the tree.
+fn own_set() -> Option<&'static (PathBuf, PathBuf)> {
+    static SET: OnceLock<Option<(PathBuf, PathBuf)>> = OnceLock::new();
+    let set = SET.get_or_init(|| {
+        if Command::new("bmake").args(["-V", "MAKE", "-f", "/dev/null"]).output().is_err() {
+            return None;
+        }
+        let data = scratch().join(format!("own-set-{}", std::process::id()));
         succeed(
-            Command::new("gcc")
-                .args(["-O2", "-fPIE", "-ffreestanding", "-c"])
-                .arg(source("component.c"))
-                .arg("-o")
-                .arg(&object),
+            Command::new(rumprun_bake())
+                .args(["netbsd", "build", "--src"])
+                .arg(checkout().join("tests/netbsd-tree"))
+                .env("RUMPRUN_BAKE_DATA", &data)
+                .env("RUMPRUN_BAKE_NETBSD_PATCHES", checkout().join("tests/netbsd-patches"))
+                .env_remove("CC"),
         );
-        succeed(Command::new("ar").arg("rcs").arg(archives.join("librump.a")).arg(&object));
+        let set = data.join("netbsd/0.99.1");
         let program = compile(&tools("own", &set), "program.c");
-        (set, program)
-    })
+        Some((set, program))
+    });
+    if set.is_none() {
+        skip("bmake is not installed");
+    }
+    set.as_ref()
 }
 
 #[test]
-fn a_component_of_ours_makes_its_hypercalls() {
+fn components_of_our_tree_make_their_hypercalls() {
     needs!("gcc", "ld", "objcopy", "qemu-system-x86_64");
-    let (set, program) = own_set();
+    let Some((set, program)) = own_set() else { return };
     let mut words = arguments(set, &[program, program]);
+    words.extend(["--components".into(), "rumpnet_loop".into()]);
     words.extend(["--".into(), "one".into(), "two".into()]);
     let image = bake("netbsd-own", words);
     for (machine, cpus) in [("q35", 1), ("pc", 2), ("microvm", 4)] {
@@ -50,7 +55,8 @@ fn a_component_of_ours_makes_its_hypercalls() {
             "page at offset 0\n",
             &format!("{cpus} CPUs,   abc|-7    |00ab, absent: 2\n"),
             "execve: not possible in an image\n",
-            "last two, local 5 0, constructed 1, execve -1 78\n",
+            "loop: 42\n",
+            "last two, local 5 0, constructed 1, execve -1 78, answer 42\n",
         ] {
             assert!(console.contains(line), "{machine}: {line:?} is not in:\n{console}");
         }
@@ -61,7 +67,7 @@ fn a_component_of_ours_makes_its_hypercalls() {
 #[test]
 fn programs_for_other_systems_are_refused() {
     needs!("gcc", "ld", "objcopy");
-    let (set, program) = own_set();
+    let Some((set, program)) = own_set() else { return };
     let object = scratch().join("foreign.o");
     succeed(Command::new("gcc").args(["-c", "-x", "c", "/dev/null", "-o"]).arg(&object));
     for (programs, expected) in [
@@ -74,6 +80,20 @@ fn programs_for_other_systems_are_refused() {
         let message = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && message.contains(expected), "{message}");
     }
+}
+
+#[test]
+fn a_component_that_is_missing_is_named() {
+    needs!("gcc", "ld", "objcopy");
+    let Some((set, program)) = own_set() else { return };
+    let mut command = Command::new(rumprun_bake());
+    command.args(["bake", "hw_direct"]).arg(scratch().join("missing.elf")).args(arguments(set, &[program]));
+    let output = command.output().expect("it starts");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && message.contains("use rump_loop; try `--components rumpnet_loop`"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -99,6 +119,43 @@ fn programs_run_on_the_tree() {
             for line in ["counted 800000, sum 36\n", "slept beside a spinning thread\n", "echoed 5000\n"] {
                 assert!(console.contains(line), "{line:?} is not in:\n{console}");
             }
+        }
+    }
+}
+
+#[test]
+fn programs_in_cxx_and_side_by_side_run_on_the_tree() {
+    needs!("gcc", "g++", "ld", "objcopy", "qemu-system-x86_64");
+    let Some(set) = installed() else { return };
+    if !set.join("lib/libc++.a").is_file() {
+        return skip(&format!("{} has no libc++", set.display()));
+    }
+    let tools = tools("cxx", &set);
+    let build = |compiler: &str, name: &str, output: &str, more: &[&str]| {
+        let program = tools.join(output);
+        let compiler = tools.join(format!("{}{compiler}", wrapper::PREFIX));
+        succeed(Command::new(compiler).arg("-O2").arg(source(name)).arg("-o").arg(&program).args(more));
+        program
+    };
+    let language = build("c++", "language.cc", "language", &["-lpthread"]);
+    let first = build("cc", "shared.c", "first", &["-DNUMBER=1", "-lz"]);
+    let second = build("cc", "shared.c", "second", &["-DNUMBER=2", "-lz"]);
+    let image = bake("netbsd-programs", arguments(&set, &[&first, &language, &second]));
+    for cpus in [1, 2, 4] {
+        let outcome = Guest::new(&image).cpus(cpus).run();
+        let console = outcome.exited(0);
+        let mut rest = console;
+        for line in [
+            "first program: counter 1,",
+            "program 1 leaves\n",
+            "before main\n",
+            "one=1\ntwo=2\ncaught thrown\ncaught from the library\nsum 26, caught 400, own 5, 1 arguments\n",
+            "after main\n",
+            "second program: counter 2,",
+            "program 2 leaves\n",
+        ] {
+            let place = rest.find(line).unwrap_or_else(|| panic!("{line:?} is not next in:\n{console}"));
+            rest = &rest[place + line.len()..];
         }
     }
 }
@@ -178,7 +235,9 @@ fn clocks_are_right_on_all_cpus() {
 #[test]
 fn an_image_runs_in_little_memory() {
     needs!("gcc", "ld", "objcopy", "qemu-system-x86_64");
-    let (set, program) = own_set();
-    let image = bake("netbsd-small", arguments(set, &[program]));
+    let Some((set, program)) = own_set() else { return };
+    let mut words = arguments(set, &[program]);
+    words.extend(["--components".into(), "rumpnet_loop".into()]);
+    let image = bake("netbsd-small", words);
     Guest::new(&image).memory("8M").run().exited(1);
 }

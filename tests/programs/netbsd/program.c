@@ -1,4 +1,4 @@
-/* A program without a C library: its arguments, its thread-local storage, memory of its own. */
+/* A program for a tree with a C library of one function: its arguments, its thread-local storage, memory of its own. */
 typedef __SIZE_TYPE__ size_t;
 #define NULL ((void *)0)
 
@@ -7,6 +7,7 @@ void *mmap(void *, size_t, int, int, int, long);
 void *malloc(size_t);
 void free(void *);
 int *__errno(void);
+int answer(void);
 int execve(const char *, char *const[], char *const[]);
 
 static __thread int local = 5;
@@ -26,7 +27,7 @@ int main(int count, char **arguments, char **environment)
 	free(block);
 	int failed = execve("/x", arguments, environment);
 	int error = *__errno();
-	rumpuser_dprintf("program %s: %d arguments, last %s, local %d %d, constructed %d, execve %d %d\n", arguments[0], count,
-	    arguments[count - 1], local++, zero, constructed, failed, error);
+	rumpuser_dprintf("program %s: %d arguments, last %s, local %d %d, constructed %d, execve %d %d, answer %d\n", arguments[0], count,
+	    arguments[count - 1], local++, zero, constructed, failed, error, answer());
 	return count;
 }

@@ -4,13 +4,14 @@
 //! A program is a relocatable object, as the compiler wrappers ([`super::wrapper`]) make it.
 
 use std::{
+    collections::BTreeSet,
     fs,
-    io::Read,
+    io::{self, Read as _},
     path::{Path, PathBuf},
     process::Command,
 };
 
-use object::{Object, ObjectKind, ObjectSection, ObjectSymbol};
+use object::{Object, ObjectKind, ObjectSection, ObjectSymbol, read::archive::ArchiveFile};
 
 use super::{Error, host, platform};
 use crate::{kernel, report::Report};
@@ -68,8 +69,8 @@ const LOOKED_FOR: &[&str] = &[
     "pthread_attr_setstacksize",
     "pthread_create",
 ];
-/// Functions of the kernel that the platform puts itself in front of (`ld --wrap`).
-const WRAPPED: &[&str] = &["_sys___nanosleep50"];
+/// Functions of the kernel and of libc that the platform puts itself in front of (`ld --wrap`).
+const WRAPPED: &[&str] = &["__cxa_atexit", "_sys___nanosleep50", "atexit", "exit"];
 
 /// What is linked.
 #[derive(Debug, Clone)]
@@ -92,30 +93,32 @@ pub fn link(request: &Link<'_>, report: &dyn Report) -> Result<Vec<u8>, Error> {
         more.push(PROXY.1.into());
     }
     let components = components(&set, &more)?;
-    let folder = tempfile::tempdir().map_err(host("a temporary folder"))?;
-    let object = folder.path().join("platform.o");
     let linux = request.programs.is_none();
     let wanted = request.programs.unwrap_or_default();
+    // Found out before the platform is built.
+    for program in wanted {
+        check_program(program, &fs::read(program).map_err(host(program.display()))?)?;
+    }
+    let folder = tempfile::tempdir().map_err(host("a temporary folder"))?;
+    let object = folder.path().join("platform.o");
     fs::write(&object, platform::object(linux, report)?).map_err(host(object.display()))?;
     report.step("linking with NetBSD's components");
-    let mut script = String::new();
-    // A set without these libraries has nothing for the platform to find.
-    let has = |library: &str| !linux && set.join(format!("lib/lib{library}.a")).is_file();
-    let looked_for =
-        LOOKED_FOR.iter().filter(|name| has(if name.starts_with("pthread_") { "pthread" } else { "c" }));
+    // What the libraries haven't, the platform does without.
+    let libraries: &[&str] = if linux { &[] } else { LIBRARIES };
+    let mut offered = BTreeSet::new();
+    for library in libraries {
+        offered.extend(symbols(&set.join(format!("lib/lib{library}.a")))?);
+    }
+    let looked_for = LOOKED_FOR.iter().filter(|&&name| offered.contains(name));
     let mut roots: Vec<String> = looked_for.map(|&name| name.into()).collect();
     let mut programs = Vec::new();
     for (index, program) in wanted.iter().enumerate() {
         let main = format!("netbsd_program_{index}_main");
         programs.push(private(program, &main, wanted.len() > 1, folder.path(), index)?);
-        script.push_str(&format!("QUAD({main})\n"));
         roots.push(main);
     }
-    if wanted.is_empty() {
-        script.push_str("QUAD(0)\n");
-    }
     let names = folder.path().join("programs.ld");
-    fs::write(&names, script).map_err(host(names.display()))?;
+    fs::write(&names, script(wanted.len())).map_err(host(names.display()))?;
     let source = kernel::source_directory().map_err(|error| Error::Other(error.to_string()))?;
     let output = folder.path().join("kernel");
     let mut command = Command::new("cc");
@@ -124,6 +127,7 @@ pub fn link(request: &Link<'_>, report: &dyn Report) -> Result<Vec<u8>, Error> {
         "-static",
         "-no-pie",
         "-Wl,--gc-sections",
+        "-Wl,--eh-frame-hdr",
         "-Wl,--build-id=none",
         "-Wl,-z,noexecstack",
     ]);
@@ -136,27 +140,72 @@ pub fn link(request: &Link<'_>, report: &dyn Report) -> Result<Vec<u8>, Error> {
     command.arg("-o").arg(&output).arg(&object).args(&programs);
     command.arg("-Wl,--whole-archive").args(&components).arg("-Wl,--no-whole-archive");
     command.arg("-Wl,--start-group");
-    command.args(LIBRARIES.iter().filter(|name| has(name)).map(|name| format!("-l{name}")));
+    let present = |name: &&&str| set.join(format!("lib/lib{name}.a")).is_file();
+    command.args(libraries.iter().filter(present).map(|name| format!("-l{name}")));
     command.arg("-lgcc").arg("-Wl,--end-group");
-    platform::run(&mut command).map_err(|error| Error::Other(explain(&error.to_string())))?;
+    platform::run(&mut command).map_err(|error| Error::Other(explain(&error.to_string(), &set)))?;
     fs::read(&output).map_err(host(output.display()))
 }
 
-/// What the linker says, shortened to what is missing.
-fn explain(said: &str) -> String {
-    let mut missing: Vec<&str> = said
+/// The part of the linker script that lists the programs: of each its `main`, and where the functions stand that run
+/// before and after it.
+fn script(programs: usize) -> String {
+    let (mut table, mut arrays) = (String::new(), String::new());
+    for index in 0..programs {
+        let name = format!("netbsd_program_{index}");
+        table += &format!("QUAD({name}_main) QUAD({name}_init) QUAD({name}_fini) QUAD({name}_end)\n");
+        for array in ["init", "fini"] {
+            arrays += &format!(
+                "{name}_{array} = .;\nKEEP(*(SORT_BY_INIT_PRIORITY(.{name}.{array}_array.*)))\nKEEP(*(.{name}.{array}_array))\n"
+            );
+        }
+        arrays += &format!("{name}_end = .;\n");
+    }
+    format!("netbsd_programs_start = .;\n{table}netbsd_programs_end = .;\n{arrays}")
+}
+
+/// The names that an archive offers; none if there is no such archive.
+fn symbols(archive: &Path) -> Result<Vec<String>, Error> {
+    let bytes = match fs::read(archive) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(host(archive.display())(error)),
+    };
+    let unreadable = |error| Error::Other(format!("{}: {error}", archive.display()));
+    let file = ArchiveFile::parse(&*bytes).map_err(unreadable)?;
+    let mut names = Vec::new();
+    for symbol in file.symbols().map_err(unreadable)?.into_iter().flatten() {
+        names.push(String::from_utf8_lossy(symbol.map_err(unreadable)?.name()).into_owned());
+    }
+    Ok(names)
+}
+
+/// What the linker says, shortened to what is missing and which of the set's components have it.
+fn explain(said: &str, set: &Path) -> String {
+    let missing: BTreeSet<&str> = said
         .lines()
         .filter_map(|line| line.split_once("undefined reference to `")?.1.strip_suffix('\''))
         .collect();
-    missing.sort_unstable();
-    missing.dedup();
     if missing.is_empty() {
         return said.into();
     }
-    format!(
-        "the programs or components use what neither the set nor the platform has: {}",
-        missing.join(", ")
-    )
+    let mut here = Vec::new();
+    for entry in fs::read_dir(set.join("lib/rump")).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let offered = symbols(&entry.path()).unwrap_or_default();
+        if offered.iter().any(|symbol| missing.contains(&**symbol)) {
+            here.extend(name.strip_prefix("lib").and_then(|name| name.strip_suffix(".a")).map(String::from));
+        }
+    }
+    here.sort_unstable();
+    let missing: Vec<_> = missing.into_iter().collect();
+    let missing = missing.join(", ");
+    if here.is_empty() {
+        format!("the programs or components use what neither the set nor the platform has: {missing}")
+    } else {
+        let here = here.join(",");
+        format!("the programs or components use {missing}; try `--components {here}`")
+    }
 }
 
 /// The archives of the components, the ones that every image gets first.
@@ -224,12 +273,20 @@ pub fn check_program(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 
 /// A copy of a program whose `main` has a name of its own. Beside other programs, all its names are private.
 fn private(program: &Path, main: &str, others: bool, folder: &Path, index: usize) -> Result<PathBuf, Error> {
-    let bytes = fs::read(program).map_err(host(program.display()))?;
-    check_program(program, &bytes)?;
     let copy = folder.join(format!("program{index}.o"));
-    platform::run(
-        Command::new("objcopy").arg(format!("--redefine-sym=main={main}")).arg(program).arg(&copy),
-    )?;
+    let bytes = fs::read(program).map_err(host(program.display()))?;
+    let file = object::File::parse(&*bytes)
+        .map_err(|error| Error::Other(format!("{}: {error}", program.display())))?;
+    let mut command = Command::new("objcopy");
+    command.arg(format!("--redefine-sym=main={main}"));
+    let sections: BTreeSet<_> =
+        file.sections().filter_map(|section| section.name().ok().map(String::from)).collect();
+    for name in
+        sections.iter().filter(|name| name.starts_with(".init_array") || name.starts_with(".fini_array"))
+    {
+        command.arg(format!("--rename-section={name}=.netbsd_program_{index}{name}"));
+    }
+    platform::run(command.arg(program).arg(&copy))?;
     if others {
         // The order of the two matters, so they aren't one step.
         platform::run(Command::new("objcopy").arg(format!("--keep-global-symbol={main}")).arg(&copy))?;
@@ -245,8 +302,9 @@ mod tests {
     fn what_is_missing_is_named_once() {
         let said = "ld fails:\na.o: in function `f':\na.c:(.text+0x1): undefined reference to `zlibVersion'\n\
                     a.c:(.text+0x9): undefined reference to `zlibVersion'\n";
-        assert!(explain(said).ends_with(": zlibVersion"));
-        assert_eq!(explain("cc fails:\nno memory"), "cc fails:\nno memory");
+        let nowhere = Path::new("/nonexistent");
+        assert!(explain(said, nowhere).ends_with(": zlibVersion"));
+        assert_eq!(explain("cc fails:\nno memory", nowhere), "cc fails:\nno memory");
     }
 
     #[test]

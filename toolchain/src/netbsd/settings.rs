@@ -280,8 +280,13 @@ RUMP_DIAGNOSTIC={diagnostic}
 DBG={debug}
 NOGCCERROR=1
 NOCLANGERROR=1
-HAVE_LIBGCC_EH=yes
 _BUILDRUMP_CXX={cxx}
+# Unwinding is in libc, in C++; the compiler's own library is made for the host.
+.if ${{_BUILDRUMP_CXX}} == \"yes\" && exists({source}/external/bsd/libc++/lib/Makefile)
+HAVE_LIBGCC_EH=no
+.else
+HAVE_LIBGCC_EH=yes
+.endif
 _GCC_CRTBEGINS=
 _GCC_CRTENDS=
 _GCC_CRTI=
@@ -297,6 +302,7 @@ RUMPKERN_ONLY=yes
 RUMP_LDSCRIPT=no
 CPPFLAGS+=-D__NetBSD__ {NOT_LINUX}
 CPPFLAGS+=${{BUILDRUMP_CPPFLAGS}} -I{objects}/include
+CXXFLAGS+=-nostdinc++ -isystem =/usr/include/c++
 "
             ),
             // Programs start and end as the host's do, and find their libraries beside them.

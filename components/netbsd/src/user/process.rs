@@ -2,7 +2,8 @@
 
 use alloc::{sync::Arc, vec::Vec};
 use core::{
-    ffi::{c_char, c_int},
+    ffi::{c_char, c_int, c_void},
+    num::NonZero,
     sync::atomic::{AtomicBool, AtomicU8, Ordering},
 };
 
@@ -11,12 +12,24 @@ use rumpuser::{NEVER, sync::SpinLock};
 use super::{
     lwp::{_lwp_exit, current},
     rump,
+    start::Finaliser,
 };
-use crate::{host, wait::WaitList, weak::weak};
+use crate::{
+    host,
+    wait::WaitList,
+    weak::{weak, weak_data},
+};
 
 weak! {
-    /// Runs what was registered with `atexit`, and calls [`_exit`].
-    fn exit(c_int);
+    /// Registers a function for the end of a shared object, which here is a program.
+    fn __real___cxa_atexit(unsafe extern "C" fn(*mut c_void), *mut c_void, *mut c_void) -> c_int;
+    /// Runs what was registered for a shared object, or everything.
+    fn __cxa_finalize(*mut c_void);
+}
+
+weak_data! {
+    /// Writes out the buffers of streams, once there are some.
+    static __cleanup: Option<unsafe extern "C" fn()>;
 }
 
 /// A program that runs or has run.
@@ -25,6 +38,7 @@ pub struct Program {
     ended: AtomicBool,
     status: AtomicU8,
     waiters: WaitList,
+    finalisers: &'static [Finaliser],
 }
 
 impl Program {
@@ -50,12 +64,13 @@ impl Program {
 static PROGRAMS: SpinLock<Vec<Arc<Program>>> = SpinLock::new(Vec::new());
 
 /// Notes a program that is about to run; returns it and its number.
-pub fn add(name: &str) -> (Arc<Program>, usize) {
+pub fn add(name: &str, finalisers: &'static [Finaliser]) -> (Arc<Program>, usize) {
     let program = Arc::new(Program {
         name: name.into(),
         ended: AtomicBool::new(false),
         status: AtomicU8::new(0),
         waiters: WaitList::new(),
+        finalisers,
     });
     let mut programs = PROGRAMS.lock();
     programs.push(program.clone());
@@ -63,17 +78,57 @@ pub fn add(name: &str) -> (Arc<Program>, usize) {
 }
 
 fn of_caller() -> Option<Arc<Program>> {
-    let number = current()?.program.load(Ordering::Relaxed);
-    PROGRAMS.lock().get(number.checked_sub(1)?).cloned()
+    PROGRAMS.lock().get(number_of_caller().checked_sub(1)?).cloned()
 }
 
-/// Ends the calling program as `exit(status)` does.
-pub fn exit_program(status: c_int) -> ! {
-    if let Some(exit) = exit() {
-        // SAFETY: libc's function.
-        unsafe { exit(status) };
+/// The number of the caller's program, from 1; 0 outside of programs. It stands for the program where C has shared
+/// objects ([`__wrap___cxa_atexit`]).
+fn number_of_caller() -> usize {
+    current().map_or(0, |lwp| lwp.program.load(Ordering::Relaxed))
+}
+
+/// Ends the calling program: what it registered runs, of others' nothing.
+#[cfg_attr(not(test), unsafe(export_name = "__wrap_exit"))]
+pub extern "C" fn exit_program(status: c_int) -> ! {
+    if let Some(program) = of_caller() {
+        finish(NonZero::new(number_of_caller()), program.finalisers);
     }
     _exit(status)
+}
+
+/// Runs what was registered for the end of a program, or of all, and writes out the buffers of streams.
+pub fn finish(program: Option<NonZero<usize>>, finalisers: &[Finaliser]) {
+    // SAFETY: libc's functions, and functions of the image that are made to run now.
+    unsafe {
+        if let Some(finalize) = __cxa_finalize() {
+            finalize(program.map_or(0, NonZero::get) as *mut c_void);
+        }
+        // In reverse (System V gABI, "Initialization and Termination Functions").
+        for function in finalisers.iter().rev() {
+            function();
+        }
+        if let Some(cleanup) = __cleanup().as_ref().copied().flatten() {
+            cleanup();
+        }
+    }
+}
+
+/// Registers a function for the end of the calling program.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub extern "C" fn __wrap___cxa_atexit(
+    function: unsafe extern "C" fn(*mut c_void),
+    argument: *mut c_void,
+    _object: *mut c_void,
+) -> c_int {
+    // SAFETY: libc's function; the number is only compared.
+    __real___cxa_atexit()
+        .map_or(-1, |register| unsafe { register(function, argument, number_of_caller() as *mut c_void) })
+}
+
+/// As above; the function doesn't look at its argument.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub extern "C" fn __wrap_atexit(function: unsafe extern "C" fn(*mut c_void)) -> c_int {
+    __wrap___cxa_atexit(function, core::ptr::null_mut(), core::ptr::null_mut())
 }
 
 /// Ends the calling program: the calling thread ends, and the image doesn't wait for others of the program.

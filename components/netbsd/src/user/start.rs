@@ -30,9 +30,13 @@ const COPY_DESCRIPTORS: c_int = 1;
 const MAIN_STACK: usize = 256 << 10;
 /// What libpthread takes for other threads, in KiB.
 const THREAD_STACK: &[u8] = b"PTHREAD_STACKSIZE=64";
-/// `AT_STACKBASE`, `AT_NULL`.
+/// `AT_PHDR`, `AT_PHNUM`, `AT_STACKBASE`, `AT_NULL`.
+const PROGRAM_HEADERS: u64 = 3;
+const PROGRAM_HEADER_COUNT: u64 = 5;
 const STACK_BASE: u64 = 13;
 const NO_MORE: u64 = 0;
+/// `PT_GNU_EH_FRAME`, readable.
+const EXCEPTION_FRAMES: u64 = 0x6474_e550 | 4 << 32;
 
 weak! {
     /// Starts libc.
@@ -65,7 +69,32 @@ struct ProcessStrings {
     environment_count: c_int,
 }
 
+/// `main`, and functions that run before it, with its arguments.
 type Main = unsafe extern "C" fn(c_int, *mut *mut c_char, *mut *mut c_char) -> c_int;
+/// What runs after a program, or after all of them.
+pub type Finaliser = unsafe extern "C" fn();
+
+/// A program, as the baker lists it.
+#[repr(C)]
+struct Linked {
+    main: Main,
+    initialisers: *const Main,
+    finalisers: *const Finaliser,
+    end: *const Finaliser,
+}
+
+// SAFETY: addresses of what the linker put together, never written.
+unsafe impl Sync for Linked {}
+
+impl Linked {
+    fn initialisers(&self) -> &'static [Main] {
+        enclosed(self.initialisers as usize, self.finalisers as usize)
+    }
+
+    fn finalisers(&self) -> &'static [Finaliser] {
+        enclosed(self.finalisers as usize, self.end as usize)
+    }
+}
 
 core::arch::global_asm!(
     ".pushsection .data.rel.ro.weak, \"aw\", @progbits",
@@ -75,6 +104,9 @@ core::arch::global_asm!(
     ".global netbsd_arrays",
     "netbsd_arrays: .quad netbsd_programs_start, netbsd_programs_end",
     ".quad netbsd_init_start, netbsd_init_end, netbsd_fini_start, netbsd_fini_end",
+    ".weak netbsd_eh_frame_hdr",
+    ".global netbsd_exception_frames",
+    "netbsd_exception_frames: .quad netbsd_eh_frame_hdr",
     ".popsection",
 );
 
@@ -85,11 +117,15 @@ fn array<T>(index: usize) -> &'static [T] {
     }
     // SAFETY: the words stand above and are never written.
     let words = unsafe { netbsd_arrays };
-    let (start, end) = (words[2 * index], words[2 * index + 1]);
+    enclosed(words[2 * index], words[2 * index + 1])
+}
+
+/// What the linker script encloses: values of the type that is asked for.
+fn enclosed<T>(start: usize, end: usize) -> &'static [T] {
     if start == end {
         return &[];
     }
-    // SAFETY: the linker script encloses pointers to functions of the array's type, which stay.
+    // SAFETY: the addresses are the linker's, around an array of this type, which stays.
     unsafe { core::slice::from_raw_parts(start as *const T, (end - start) / size_of::<T>()) }
 }
 
@@ -128,10 +164,7 @@ pub fn start(payload: &'static [u8], command_line: &str) -> ! {
     crate::network::configure(&configuration, None);
     crate::proxy::start(&configuration);
     let status = run_programs(&configuration);
-    for function in array::<unsafe extern "C" fn()>(2) {
-        // SAFETY: a finaliser of the image.
-        unsafe { function() };
-    }
+    process::finish(None, array(2));
     process::shut_down(status)
 }
 
@@ -182,8 +215,27 @@ fn environment(configuration: &Configuration, program: Option<&Program>) -> *mut
 
 fn start_userspace(configuration: &Configuration) {
     let base = core::ptr::from_ref(configuration) as u64;
+    unsafe extern "C" {
+        static netbsd_exception_frames: u64;
+    }
+    // SAFETY: the word stands above and is never written.
+    let frames = unsafe { netbsd_exception_frames };
+    // The program header that unwinding asks for (`Elf64_Phdr`: type and flags, offset, address...).
+    let header: &[u64] = Vec::leak(vec![EXCEPTION_FRAMES, 0, frames, frames, 0, 0, 4]);
     // No arguments, no environment, then the auxiliary vector.
-    let vector: &[u64] = Vec::leak(vec![0, 0, STACK_BASE, base, NO_MORE, 0]);
+    let headers = header.as_ptr() as u64;
+    let vector: &[u64] = Vec::leak(vec![
+        0,
+        0,
+        PROGRAM_HEADERS,
+        headers,
+        PROGRAM_HEADER_COUNT,
+        1,
+        STACK_BASE,
+        base,
+        NO_MORE,
+        0,
+    ]);
     let strings = ProcessStrings {
         arguments: vector.as_ptr().cast(),
         argument_count: 0,
@@ -198,7 +250,7 @@ fn start_userspace(configuration: &Configuration) {
         if let Some(initialise) = _libc_init() {
             initialise();
         }
-        for function in array::<unsafe extern "C" fn()>(1) {
+        for function in array::<Finaliser>(1) {
             function();
         }
     }
@@ -214,14 +266,14 @@ fn set<T>(place: *mut T, value: T) {
 
 /// Runs all programs; returns the status of the last in the foreground, or else of the last.
 fn run_programs(configuration: &Configuration) -> u8 {
-    let mains = array::<Main>(0);
+    let all = array::<Linked>(0);
     let mut status = 0;
     let mut background = Vec::new();
     let mut input = None;
-    for (program, &main) in configuration.programs.iter().zip(mains) {
+    for (program, linked) in configuration.programs.iter().zip(all) {
         let (descriptors, next) = pipe_for(program.then, input.take());
         input = next;
-        let running = match launch(configuration, program, main, descriptors) {
+        let running = match launch(configuration, program, linked, descriptors) {
             Ok(running) => running,
             Err(reason) => {
                 host::console(format!("{}: {reason}\n", String::from_utf8_lossy(&program.path)).as_bytes());
@@ -262,7 +314,7 @@ fn pipe_for(then: Then, input: Option<c_int>) -> (Descriptors, Option<c_int>) {
 
 /// What a program's first thread gets.
 struct Launch {
-    main: Main,
+    linked: &'static Linked,
     arguments: *mut *mut c_char,
     count: c_int,
     environment: *mut *mut c_char,
@@ -273,14 +325,14 @@ struct Launch {
 fn launch(
     configuration: &Configuration,
     program: &Program,
-    main: Main,
+    linked: &'static Linked,
     descriptors: Descriptors,
 ) -> Result<Arc<process::Program>, &'static str> {
     let name = program.path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
-    let (running, number) = process::add(&String::from_utf8_lossy(name));
+    let (running, number) = process::add(&String::from_utf8_lossy(name), linked.finalisers());
     let directory = program.working_directory.as_ref().unwrap_or(&configuration.working_directory);
     let launch = Box::new(Launch {
-        main,
+        linked,
         arguments: leak_all(program.arguments.iter().map(|argument| leak(argument))),
         count: program.arguments.len() as c_int,
         environment: environment(configuration, Some(program)),
@@ -370,7 +422,7 @@ unsafe extern "C" fn first_of_pthread(argument: *mut c_void) -> *mut c_void {
 unsafe extern "C" fn first(argument: *mut c_void) {
     // SAFETY: from `start_thread`, once.
     let launch = unsafe { Box::from_raw(argument.cast::<Launch>()) };
-    let Launch { main, arguments, count, environment, kernel_lwp, number } = *launch;
+    let Launch { linked, arguments, count, environment, kernel_lwp, number } = *launch;
     if let Some(lwp) = lwp::current() {
         lwp.program.store(number, core::sync::atomic::Ordering::Relaxed);
     }
@@ -384,7 +436,12 @@ unsafe extern "C" fn first(argument: *mut c_void) {
             switch(kernel_lwp);
         }
     }
-    // SAFETY: the program's `main`, with arrays that stay.
-    let status = unsafe { main(count, arguments, environment) };
+    // SAFETY: the program's functions, with arrays that stay.
+    let status = unsafe {
+        for function in linked.initialisers() {
+            function(count, arguments, environment);
+        }
+        (linked.main)(count, arguments, environment)
+    };
     process::exit_program(status)
 }

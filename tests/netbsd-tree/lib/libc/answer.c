@@ -4,5 +4,5 @@
 int
 answer(void)
 {
-	return rump_loop(rump_init());
+	return rump_loop(rump_answer());
 }

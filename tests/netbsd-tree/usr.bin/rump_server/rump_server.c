@@ -5,6 +5,6 @@ void rumpuser_print(int);
 int
 main(void)
 {
-	rumpuser_print(rump_loop(rump_init()));
+	rumpuser_print(rump_loop(rump_answer()));
 	return 0;
 }

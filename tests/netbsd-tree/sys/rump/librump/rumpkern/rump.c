@@ -2,7 +2,7 @@
 #include "greeting.h"
 
 int
-rump_init(void)
+rump_answer(void)
 {
 	return greeting[0] == 'h' ? RUMP_ANSWER : -1;
 }

@@ -1,12 +1,14 @@
-/* A rump kernel in one file: it uses the hypercalls as NetBSD's does, and says what came of it. */
-#include <stddef.h>
-#include <stdint.h>
+/* Starts the components, and is one: it uses the hypercalls as NetBSD's does, and says what came of it. */
+#include <rump/component.h>
+#include <rump/rump.h>
+
+typedef __SIZE_TYPE__ size_t;
+typedef __INT64_TYPE__ int64_t;
+typedef __UINTPTR_TYPE__ uintptr_t;
+#define NULL ((void *)0)
 
 struct mutex;
 struct condition;
-struct component {
-	void (*initialise)(void);
-};
 
 int rumpuser_init(int, const void *);
 int rumpuser_getparam(const char *, void *, size_t);
@@ -26,7 +28,6 @@ void rumpuser_cv_broadcast(struct condition *);
 void rumpuser_dl_bootstrap(void (*)(const void *const *, size_t), void *, void (*)(const struct component *));
 void rumpuser_curlwpop(int, void *);
 void *rumpuser_curlwp(void);
-void rumpuser_dprintf(const char *, ...);
 int rumpuser_open(const char *, int, int *);
 
 enum { THREADS = 4, ROUNDS = 20000 };
@@ -91,8 +92,7 @@ static void initialise(void)
 	rumpuser_dprintf("%s CPUs, %5.3s|%-6d|%04x, absent: %d\n", value, "abcdef", -7, 0xab, rumpuser_open("/absent", 0, &descriptor));
 }
 
-static const struct component component = { initialise };
-static const struct component *const in_set __attribute__((section("link_set_rump_components"), used)) = &component;
+RUMP_COMPONENT(initialise);
 
 static void found(const struct component *each)
 {
