@@ -30,6 +30,8 @@ static DRIVERS: &[&dyn rumpuser::device::Driver] = &[
     &virtio::Virtio { entropy: platform_hw::add_entropy },
     #[cfg(feature = "e1000e")]
     &e1000e::E1000e,
+    #[cfg(feature = "xen")]
+    &xenfront::Xenfront,
 ];
 
 /// The machine's platform. What GRUB starts is a machine with firmware, under Xen, too.
@@ -44,6 +46,8 @@ fn platform(_magic: u32) -> &'static dyn bmk::platform::Platform {
 /// The first thread.
 fn main(payload: &'static [u8], information: BootInformation) {
     platform_hw::set_drivers(DRIVERS);
+    #[cfg(feature = "xen")]
+    platform_xen::set_drivers(DRIVERS);
     #[cfg(feature = "virtio")]
     platform_hw::set_entropy_refill(virtio::entropy::refill);
     start_devices();

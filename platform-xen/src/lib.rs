@@ -4,7 +4,6 @@
 //! Interrupts are event channels: no local APIC, no firmware table is used.
 #![cfg_attr(not(test), no_std)]
 #![allow(unsafe_code, reason = "this crate talks to a hypervisor")]
-#![allow(dead_code, reason = "frontends of devices use the rest")]
 
 extern crate alloc;
 
@@ -13,11 +12,13 @@ mod console;
 mod control;
 mod cpus;
 mod events;
+mod grant;
 mod hypercall;
 mod memory;
 mod ring;
 mod shutdown;
 pub mod store;
+mod xenbus;
 
 use alloc::{string::String, vec::Vec};
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +26,8 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use bmk::platform::{BootInformation, CpuStart, HardwareCpu, Platform, WAKE_VECTOR};
 use image::machine::Status;
 use rumpuser::Halt;
+
+pub use xenbus::set_drivers;
 
 /// Xen.
 pub struct Xen;
@@ -115,6 +118,7 @@ impl Platform for Xen {
 
     fn start_devices(&self) {
         control::start();
+        xenbus::start();
     }
 
     fn entropy(&self, bytes: &mut [u8]) -> usize {

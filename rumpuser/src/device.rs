@@ -1,6 +1,6 @@
 //! What a platform offers to a device driver: registers, DMA memory, interrupts (NetBSD: rumpcomp_pci_*).
 
-use alloc::{boxed::Box, sync::Arc, vec::Vec};
+use alloc::{boxed::Box, string::String, sync::Arc, vec::Vec};
 use core::sync::atomic::AtomicU64;
 
 use crate::{Frame, OutOfMemory};
@@ -115,6 +115,56 @@ pub trait MmioDevice: Send + Sync {
     fn establish_interrupt(&self, handler: InterruptHandler) -> bool;
 }
 
+/// A reference by which another domain reaches a page of this one.
+pub type GrantReference = u32;
+
+/// The states of either end of a device of Xen's (public/io/xenbus.h).
+pub mod xenbus_state {
+    /// Nothing has been said.
+    pub const INITIALISING: u32 = 1;
+    /// The backend waits for the frontend.
+    pub const INIT_WAIT: u32 = 2;
+    /// The frontend has said all that it has to say.
+    pub const INITIALISED: u32 = 3;
+    /// Both work.
+    pub const CONNECTED: u32 = 4;
+    /// The device goes away.
+    pub const CLOSING: u32 = 5;
+    /// It is gone.
+    pub const CLOSED: u32 = 6;
+}
+
+/// The frontend of a device that another domain offers (Xen).
+pub trait XenbusDevice: Send + Sync {
+    /// What it is: `vif`, `vbd`.
+    fn kind(&self) -> &str;
+    /// Its number.
+    fn number(&self) -> u32;
+    /// A value that the toolstack left for the frontend.
+    fn frontend_value(&self, name: &str) -> Option<String>;
+    /// A value of the backend's.
+    fn backend_value(&self, name: &str) -> Option<String>;
+    /// Publishes values for the backend, all at once. Returns whether it worked.
+    fn publish(&self, values: &[(&str, String)]) -> bool;
+    /// Sets the frontend's state.
+    fn set_state(&self, state: u32);
+    /// Waits until the backend is in one of these states, a while at most; returns the one it is in then.
+    fn wait_for_backend(&self, states: &[u32]) -> u32;
+    /// Sets what is called, in thread context, whenever the backend's state may have changed.
+    fn set_state_handler(&self, handler: Box<dyn Fn(u32) + Send + Sync>);
+    /// Lets the backend read, and write, a page. Any context. `None` without a free reference.
+    fn grant(&self, frame: Frame, writable: bool) -> Option<GrantReference>;
+    /// Takes the page back. False if the backend still uses it: then it stays granted, and must not be used for
+    /// anything else. Any context.
+    fn end_grant(&self, reference: GrantReference) -> bool;
+    /// Makes an event channel with the backend, whose events call the handler on a CPU; returns its number.
+    fn establish_event(&self, cpu: usize, handler: InterruptHandler) -> Option<u32>;
+    /// Tells the backend. Any context.
+    fn notify(&self, channel: u32);
+    /// Closes an event channel: its handler doesn't run any more.
+    fn close_event(&self, channel: u32);
+}
+
 /// A driver's look at a device: takes it (true) or leaves it for others.
 pub trait Driver: Send + Sync {
     /// For messages.
@@ -125,6 +175,10 @@ pub trait Driver: Send + Sync {
     }
     /// Called once for each virtio-mmio device that no driver took. Thread context.
     fn attach_mmio(&self, _device: &Arc<dyn MmioDevice>) -> bool {
+        false
+    }
+    /// Called once for each frontend of a device of Xen's that no driver took. Thread context.
+    fn attach_xenbus(&self, _device: &Arc<dyn XenbusDevice>) -> bool {
         false
     }
 }

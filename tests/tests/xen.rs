@@ -47,10 +47,8 @@ until_console stop up
 xl shutdown stop
 finish stop
 until_console restart up
-id=$(xl domid restart)
 xl reboot restart
-until [ \"$(xl domid restart 2>/dev/null || echo $id)\" != $id ]; do sleep 0.2; done
-until [ $(grep -c up /var/log/xen/console/guest-restart.log) = 2 ]; do sleep 0.2; done
+retry sh -c '[ $(grep -c up /var/log/xen/console/guest-restart.log) = 2 ]'
 xl shutdown restart
 finish restart
 ";

@@ -21,16 +21,30 @@ section() {
   "$@" 2>&1
   echo "@@ end $title $?"
 }
-# create NAME: starts the domain of /guest/NAME.cfg.
-create() { xl create -q /guest/$1.cfg || echo "@@ failed create $1"; }
-# until_console NAME TEXT: waits until the domain's console shows the text.
-until_console() {
-  for _ in $(seq 400); do
-    grep -q -- "$2" /var/log/xen/console/guest-$1.log 2>/dev/null && return 0
+# fail WHAT: says what went wrong and everything that may tell why, and ends.
+fail() {
+  echo "@@ failed: $*"
+  section list xl list
+  section devices xenstore-ls /local/domain
+  section links ip -s link
+  section dmesg sh -c 'dmesg | tail -n 30'
+  for log in /var/log/xen/console/*.log; do section "$log" tail -n 60 $log; done
+  echo "@@ done"
+  poweroff -f
+  sleep 60
+}
+# retry COMMAND...: runs the command until it succeeds.
+retry() {
+  end=$(($(date +%s) + 90))
+  until "$@" >/dev/null 2>&1; do
+    [ $(date +%s) -lt $end ] || fail "$*"
     sleep 0.1
   done
-  echo "@@ failed until_console $1"
 }
+# create NAME: starts the domain of /guest/NAME.cfg.
+create() { xl create -q /guest/$1.cfg || fail create $1; }
+# until_console NAME TEXT: waits until the domain's console shows the text.
+until_console() { retry grep -q -- "$2" /var/log/xen/console/guest-$1.log; }
 # finish NAME: waits until the domain has shut down, then tells how it ended and what its console showed.
 finish() {
   id=$(xl domid $1) state=running

@@ -1,0 +1,167 @@
+//! A backend for tests: a device whose pages, events and values are at hand.
+
+use std::{
+    boxed::Box,
+    collections::HashMap,
+    string::String,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    thread,
+    vec::Vec,
+};
+
+use rumpuser::{
+    Frame,
+    device::{GrantReference, InterruptHandler, XenbusDevice, xenbus_state},
+};
+
+use crate::ring::backend::Backend;
+
+/// See the module.
+pub struct Model {
+    kind: &'static str,
+    values: HashMap<String, String>,
+    published: Mutex<HashMap<String, String>>,
+    grants: Mutex<HashMap<GrantReference, (Frame, bool)>>,
+    next: AtomicU32,
+    handler: Mutex<Option<Arc<InterruptHandler>>>,
+    keeps: AtomicBool,
+    stopped: AtomicBool,
+    state: AtomicU32,
+}
+
+impl Model {
+    /// A device with these values of the backend's.
+    pub fn new(kind: &'static str, values: &[(&str, &str)]) -> Arc<Model> {
+        Arc::new(Model {
+            kind,
+            values: values.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+            published: Mutex::default(),
+            grants: Mutex::default(),
+            next: AtomicU32::new(8),
+            handler: Mutex::default(),
+            keeps: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
+            state: AtomicU32::new(xenbus_state::INIT_WAIT),
+        })
+    }
+
+    /// The page of a reference.
+    pub fn frame(&self, reference: GrantReference) -> Option<Frame> {
+        self.grants.lock().unwrap().get(&reference).map(|grant| grant.0)
+    }
+
+    /// How many pages are granted.
+    pub fn granted(&self) -> usize {
+        self.grants.lock().unwrap().len()
+    }
+
+    /// The backend lets go of no page from now on.
+    pub fn keep_grants(&self) {
+        self.keeps.store(true, Ordering::SeqCst);
+    }
+
+    /// The page of a ring that was published.
+    pub fn ring(&self, name: &str) -> Frame {
+        let reference = self.published.lock().unwrap()[name].parse().unwrap();
+        self.frame(reference).expect("granted")
+    }
+
+    /// Raises the event.
+    pub fn raise(&self) {
+        let handler = self.handler.lock().unwrap().clone();
+        if let Some(handler) = handler {
+            handler();
+        }
+    }
+
+    /// Answers requests of the ring `ring-ref` in a thread: each gets the answers that `answer` makes.
+    pub fn serve_in_thread(
+        self: &Arc<Self>,
+        entry: usize,
+        mut answer: impl FnMut(&Model, Vec<u32>) -> Vec<Vec<u32>> + Send + 'static,
+    ) {
+        let model = self.clone();
+        let mut backend = Backend::of(self.ring("ring-ref"), entry);
+        thread::spawn(move || {
+            while !model.stopped.load(Ordering::SeqCst) {
+                let Some(request) = backend.request() else {
+                    thread::yield_now();
+                    continue;
+                };
+                for words in answer(&model, request) {
+                    backend.answer(&words);
+                }
+                model.raise();
+            }
+        });
+    }
+
+    /// Ends the thread.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+    }
+}
+
+impl XenbusDevice for Model {
+    fn kind(&self) -> &str {
+        self.kind
+    }
+
+    fn number(&self) -> u32 {
+        0
+    }
+
+    fn frontend_value(&self, name: &str) -> Option<String> {
+        match name {
+            "mac" => Some("00:16:3e:01:02:03".into()),
+            "virtual-device" => Some("51712".into()),
+            _ => None,
+        }
+    }
+
+    fn backend_value(&self, name: &str) -> Option<String> {
+        self.values.get(name).cloned()
+    }
+
+    fn publish(&self, values: &[(&str, String)]) -> bool {
+        let values = values.iter().map(|(name, value)| ((*name).into(), value.clone()));
+        self.published.lock().unwrap().extend(values);
+        true
+    }
+
+    fn set_state(&self, state: u32) {
+        if matches!(state, xenbus_state::INITIALISED | xenbus_state::CONNECTED) {
+            self.state.store(xenbus_state::CONNECTED, Ordering::SeqCst);
+        }
+    }
+
+    fn wait_for_backend(&self, _states: &[u32]) -> u32 {
+        self.state.load(Ordering::SeqCst)
+    }
+
+    fn set_state_handler(&self, _handler: Box<dyn Fn(u32) + Send + Sync>) {}
+
+    fn grant(&self, frame: Frame, writable: bool) -> Option<GrantReference> {
+        let reference = self.next.fetch_add(1, Ordering::SeqCst);
+        self.grants.lock().unwrap().insert(reference, (frame, writable));
+        Some(reference)
+    }
+
+    fn end_grant(&self, reference: GrantReference) -> bool {
+        !self.keeps.load(Ordering::SeqCst) && self.grants.lock().unwrap().remove(&reference).is_some()
+    }
+
+    fn establish_event(&self, _cpu: usize, handler: InterruptHandler) -> Option<u32> {
+        *self.handler.lock().unwrap() = Some(Arc::new(handler));
+        Some(5)
+    }
+
+    fn notify(&self, _channel: u32) {}
+
+    fn close_event(&self, _channel: u32) {
+        *self.handler.lock().unwrap() = None;
+    }
+}
