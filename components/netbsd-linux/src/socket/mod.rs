@@ -22,6 +22,7 @@ use rumpnet::{
     base::{SocketBase, message_flags},
     inet,
     option::Value,
+    packet::Chain,
     socket::{
         Address, Ancillary, Creation, Credentials, Domain, MessageFlags, Outside, Received, Socket, Style,
     },
@@ -566,6 +567,11 @@ impl Socket for InternetSocket {
             return Err(Errno::EAGAIN);
         }
         if self.is_stream() { self.receive_stream(sink, flags) } else { self.receive_datagram(sink, flags) }
+    }
+
+    fn send_chain(&self, chain: &mut Chain, flags: MessageFlags) -> Result<usize> {
+        let _used = self.enter()?;
+        if self.is_stream() { self.send_pages(chain, flags) } else { Err(Errno::EOPNOTSUPP) }
     }
 
     fn shutdown(&self, read: bool, write: bool) -> Result<()> {

@@ -108,6 +108,9 @@ const KEPT: &[(i32, i32, i32)] = &[
     (level::IPV6, 78, 0),
 ];
 
+/// What Linux's KEEPIDLE, KEEPINTVL and KEEPCNT are at first.
+const KEEPALIVE: &[(i32, i32, i32)] = &[(level::TCP, 4, 7200), (level::TCP, 5, 75), (level::TCP, 6, 9)];
+
 /// Linux's options of IPv4 groups: MULTICAST_IF, MULTICAST_TTL, MULTICAST_LOOP, ADD_MEMBERSHIP, DROP_MEMBERSHIP.
 const MULTICAST_IF: i32 = 32;
 const MULTICAST_TTL: i32 = 33;
@@ -117,7 +120,8 @@ const DROP_MEMBERSHIP: i32 = 36;
 /// IPV6_ADD_MEMBERSHIP, IPV6_DROP_MEMBERSHIP.
 const JOIN: i32 = 20;
 const LEAVE: i32 = 21;
-/// TCP_INFO, TCP_CONGESTION of Linux.
+/// TCP_NODELAY, TCP_INFO, TCP_CONGESTION of Linux.
+const NO_DELAY: i32 = 1;
 const INFO: i32 = 11;
 const CONGESTION: i32 = 13;
 /// TCP_CONGCTL, and the longest name of a congestion control.
@@ -174,6 +178,13 @@ impl InternetSocket {
         Some(kept.unwrap_or(default))
     }
 
+    /// What an option of TCP was set to, or Linux's default.
+    fn noted(&self, level: i32, name: i32) -> Option<i32> {
+        let noted = self.kept.lock().iter().find(|row| (row.0, row.1) == (level, name)).map(|row| row.2);
+        let default = || KEEPALIVE.iter().find(|row| (row.0, row.1) == (level, name)).map(|row| row.2);
+        noted.or_else(default)
+    }
+
     fn keep(&self, level: i32, name: i32, value: i32) {
         let mut kept = self.kept.lock();
         match kept.iter_mut().find(|row| (row.0, row.1) == (level, name)) {
@@ -227,7 +238,17 @@ impl InternetSocket {
         }
         let known =
             SAME.iter().find(|same| (same.level, same.name) == (level, name)).ok_or(Errno::ENOPROTOOPT)?;
-        self.get_int(&mut caller, level, known.netbsd).map(Value::int)
+        let value = match (self.get_int(&mut caller, level, known.netbsd), self.noted(level, name)) {
+            // Some can only be set.
+            (Err(Errno::ENOPROTOOPT), Some(noted)) => noted,
+            (value, _) => value?,
+        };
+        // NetBSD gives the bit by which it knows.
+        Ok(if (level, name) == (level::TCP, NO_DELAY) {
+            Value::switch(value != 0)
+        } else {
+            Value::int(value)
+        })
     }
 
     /// `struct tcp_info`: NetBSD's is like Linux's where the two know the same.
@@ -297,6 +318,9 @@ impl InternetSocket {
         let known = known.ok_or(Errno::ENOPROTOOPT)?;
         let value = int_or_byte(value)?;
         self.set_int(&mut caller, level, known.netbsd, value)?;
+        if level == level::TCP {
+            self.keep(level, name, value);
+        }
         if (level, name) == (level::IPV6, 26) {
             self.version6_only.store(value != 0, Ordering::Relaxed);
         }

@@ -1,5 +1,6 @@
 //! Sending and receiving. Data passes through a buffer of the kernel's, at most [`BUFFER`] bytes at a time.
 
+use alloc::vec;
 use core::sync::atomic::Ordering;
 
 use rumpkern::{
@@ -8,6 +9,7 @@ use rumpkern::{
 };
 use rumpnet::{
     inet,
+    packet::Chain,
     socket::{Address, Ancillary, MessageFlags, Received},
 };
 
@@ -142,6 +144,26 @@ impl InternetSocket {
                 return Ok(sent);
             }
         }
+    }
+
+    /// Sends pages, which are copied.
+    pub(super) fn send_pages(&self, chain: &mut Chain, flags: MessageFlags) -> Result<usize> {
+        let mut bytes = vec![0; chain.len().min(BUFFER)];
+        let mut total = 0;
+        while !chain.is_empty() {
+            let length = chain.copy_to(0, &mut bytes);
+            let sent = match self.send_stream(&mut Source::kernel(&bytes[..length]), flags) {
+                Ok(sent) => sent,
+                Err(_) if total > 0 => break,
+                Err(error) => return Err(error),
+            };
+            chain.advance(sent);
+            total += sent;
+            if sent < length {
+                break;
+            }
+        }
+        Ok(total)
     }
 
     pub(super) fn receive_stream(&self, sink: &mut Sink<'_>, flags: MessageFlags) -> Result<Received> {
