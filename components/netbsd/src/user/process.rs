@@ -114,8 +114,11 @@ pub fn finish(program: Option<NonZero<usize>>, finalisers: &[Finaliser]) {
 }
 
 /// Registers a function for the end of the calling program.
+///
+/// # Safety
+/// The function may be called with its argument at that time.
 #[cfg_attr(not(test), unsafe(no_mangle))]
-pub extern "C" fn __wrap___cxa_atexit(
+pub unsafe extern "C" fn __wrap___cxa_atexit(
     function: unsafe extern "C" fn(*mut c_void),
     argument: *mut c_void,
     _object: *mut c_void,
@@ -128,7 +131,8 @@ pub extern "C" fn __wrap___cxa_atexit(
 /// As above; the function doesn't look at its argument.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub extern "C" fn __wrap_atexit(function: unsafe extern "C" fn(*mut c_void)) -> c_int {
-    __wrap___cxa_atexit(function, core::ptr::null_mut(), core::ptr::null_mut())
+    // SAFETY: the function takes any argument.
+    unsafe { __wrap___cxa_atexit(function, core::ptr::null_mut(), core::ptr::null_mut()) }
 }
 
 /// Ends the calling program: the calling thread ends, and the image doesn't wait for others of the program.
