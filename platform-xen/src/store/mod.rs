@@ -240,10 +240,23 @@ pub fn serve_watches() {
     }
 }
 
-/// Writes a node when the machine ends: whoever has the connection may never let go of it.
+/// Writes a node when the machine ends: whoever has the connection may never let go of it, so this gives up in the end.
 pub fn write_at_end(path: &str, value: &str) {
     let Ok(store) = store() else { return };
-    let Some(_busy) = store.busy.try_lock() else { return };
+    let limit = clock::system_time().saturating_add(PATIENCE);
+    let _busy = loop {
+        if let Some(busy) = store.busy.try_lock() {
+            break busy;
+        }
+        if clock::system_time() > limit {
+            return;
+        }
+        if THREADS.load(Ordering::Acquire) && bmk::machine::interrupts_enabled() {
+            rumpuser::rumpuser_park(rumpuser::rumpuser_clock_monotonic() + 1_000_000);
+        } else {
+            hypercall::yield_cpu();
+        }
+    };
     let payload = [path.as_bytes(), &[0], value.as_bytes()].concat();
     let _ = store.request_alone(Kind::Write, 0, &payload);
 }
