@@ -137,6 +137,18 @@ fn programs_in_cxx_and_side_by_side_run_on_the_tree() {
         succeed(Command::new(compiler).arg("-O2").arg(source(name)).arg("-o").arg(&program).args(more));
         program
     };
+    // What configures programs finds out so what there is.
+    let absent = scratch().join("absent.c");
+    fs::write(&absent, "int epoll_create(int);\nint main(void) { return epoll_create(1); }\n")
+        .expect("written");
+    let compiler = tools.join(format!("{}cc", wrapper::PREFIX));
+    let output =
+        Command::new(compiler).arg(&absent).arg("-o").arg(tools.join("absent")).output().expect("it starts");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && message.contains("undefined reference to `epoll_create'"),
+        "{message}"
+    );
     let language = build("c++", "language.cc", "language", &["-lpthread"]);
     let first = build("cc", "shared.c", "first", &["-DNUMBER=1", "-lz"]);
     let second = build("cc", "shared.c", "second", &["-DNUMBER=2", "-lz"]);

@@ -34,14 +34,14 @@ pub fn netbsd(command: &NetbsdCommand, progress: &Progress) -> Result<ExitCode> 
         NetbsdCommand::Patch(patch) => patch_tree(patch, progress),
         NetbsdCommand::Build(build) => build_set(build, progress),
         NetbsdCommand::Host(build) => build_hosted(build, progress),
-        NetbsdCommand::Tools { directory, set } => tools(directory, set.as_deref()),
+        NetbsdCommand::Tools { directory, set } => tools(directory, set.as_deref(), progress),
         NetbsdCommand::List { json } => list(*json),
         NetbsdCommand::Describe { name, json } => describe(name.as_deref(), *json),
     }
 }
 
-fn tools(directory: &Path, set: Option<&str>) -> Result<ExitCode> {
-    wrapper::install(directory, &env::current_exe()?, &set::directory(set)?)?;
+fn tools(directory: &Path, set: Option<&str>, progress: &Progress) -> Result<ExitCode> {
+    wrapper::install(directory, &env::current_exe()?, &set::directory(set)?, progress)?;
     print(&format!("{0}: add it to PATH; {1}cc compiles and links\n", directory.display(), wrapper::PREFIX))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -5,8 +5,10 @@
 
 use std::{
     collections::BTreeSet,
+    ffi::OsStr,
     fs,
     io::{self, Read as _},
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -162,6 +164,30 @@ fn script(programs: usize) -> String {
         arrays += &format!("{name}_end = .;\n");
     }
     format!("netbsd_programs_start = .;\n{table}netbsd_programs_end = .;\n{arrays}")
+}
+
+/// Names that the linker makes up.
+const MADE_UP: &[&str] = &["_GLOBAL_OFFSET_TABLE_", "__dso_handle"];
+
+/// The names that a bake with a set offers a program: those of the platform, of the libraries that every program may
+/// use, and of all components.
+pub fn offered(set: &Path, report: &dyn Report) -> Result<BTreeSet<String>, Error> {
+    let mut offered: BTreeSet<String> = MADE_UP.iter().map(|&name| name.into()).collect();
+    let platform = platform::object(false, report)?;
+    let file = object::File::parse(&*platform)
+        .map_err(|error| Error::Other(format!("the platform's object cannot be read: {error}")))?;
+    let defined = file.symbols().filter(|symbol| symbol.is_global() && symbol.is_definition());
+    offered.extend(defined.filter_map(|symbol| symbol.name().ok().map(String::from)));
+    for library in LIBRARIES {
+        offered.extend(symbols(&set.join(format!("lib/lib{library}.a")))?);
+    }
+    let compiler = Command::new("cc").arg("-print-libgcc-file-name").output().map_err(host("cc"))?;
+    offered.extend(symbols(Path::new(OsStr::from_bytes(compiler.stdout.trim_ascii())))?);
+    let folder = set.join("lib/rump");
+    for entry in fs::read_dir(&folder).map_err(host(folder.display()))?.flatten() {
+        offered.extend(symbols(&entry.path())?);
+    }
+    Ok(offered)
 }
 
 /// The names that an archive offers; none if there is no such archive.

@@ -2,6 +2,7 @@
 //! component set. Linking yields a relocatable object, which a bake links with the rest.
 
 use std::{
+    collections::BTreeSet,
     ffi::{OsStr, OsString},
     fs,
     os::unix::ffi::OsStrExt,
@@ -9,11 +10,14 @@ use std::{
     process::{Command, ExitStatus},
 };
 
+use object::{Object, ObjectSymbol};
+
 use super::{
     Error, host,
-    link::{MARK, MARK_SECTION},
+    link::{self, MARK, MARK_SECTION},
     platform, set,
 };
+use crate::report::Report;
 
 /// How the names of the tools begin.
 pub const PREFIX: &str = "x86_64-rumprun-netbsd-";
@@ -37,6 +41,9 @@ const C: &[&str] = &["cc", "gcc", "cpp"];
 const CXX: &[&str] = &["c++", "g++"];
 /// Libraries that a bake adds; a program doesn't take them in.
 const LATER: &[&str] = &["-lc", "-lpthread", "-lrt", "-pthread", "-lgcc", "-lgcc_s", "-ldl"];
+/// Files beside the tools: which set they are for, and the names that a bake offers a program.
+const SET: &str = "set";
+const OFFERED: &str = "offered";
 /// What has no meaning where everything ends up in one file.
 const IGNORED: &[&str] = &["-static", "-pie", "-static-pie", "-no-pie", "-rdynamic", "-s", "-Wl,--as-needed"];
 
@@ -46,7 +53,8 @@ pub fn tool(name: &OsStr) -> Option<&str> {
 }
 
 /// Installs the tools into a folder, as links to the program `tool`, and the files for CMake, Meson and pkg-config.
-pub fn install(folder: &Path, program: &Path, set: &Path) -> Result<(), Error> {
+pub fn install(folder: &Path, program: &Path, set: &Path, report: &dyn Report) -> Result<(), Error> {
+    let offered = link::offered(set, report)?;
     let set = set.canonicalize().map_err(host(set.display()))?;
     fs::create_dir_all(folder).map_err(host(folder.display()))?;
     let folder = folder.canonicalize().map_err(host(folder.display()))?;
@@ -58,7 +66,8 @@ pub fn install(folder: &Path, program: &Path, set: &Path) -> Result<(), Error> {
     let files = [
         ("toolchain.cmake", cmake(&folder, &set)),
         ("cross.ini", meson(&folder)),
-        ("set", set.display().to_string()),
+        (SET, set.display().to_string()),
+        (OFFERED, offered.into_iter().collect::<Vec<_>>().join("\n")),
     ];
     for (name, text) in files {
         let path = folder.join(name);
@@ -96,7 +105,7 @@ fn meson(folder: &Path) -> String {
 
 /// The component set that tools in a folder use.
 fn set_of(program: &Path) -> Result<PathBuf, Error> {
-    let noted = program.parent().and_then(|folder| fs::read_to_string(folder.join("set")).ok());
+    let noted = program.parent().and_then(|folder| fs::read_to_string(folder.join(SET)).ok());
     noted.map_or_else(|| set::directory(None), |path| Ok(PathBuf::from(path.trim())))
 }
 
@@ -114,7 +123,8 @@ pub fn run(program: &Path, tool: &str, arguments: &[OsString]) -> Result<ExitSta
     let Some(compiler) = compiler(tool) else {
         return Err(Error::Other(format!("{PREFIX}{tool}: no such tool")));
     };
-    compile(&set, compiler, tool, arguments)
+    let offered = program.parent().and_then(|folder| fs::read_to_string(folder.join(OFFERED)).ok());
+    compile(&set, offered.as_deref(), compiler, tool, arguments)
 }
 
 /// The host's compiler for a tool.
@@ -142,7 +152,13 @@ fn flags(set: &Path, compiler: &str) -> Result<Vec<OsString>, Error> {
     Ok(flags)
 }
 
-fn compile(set: &Path, compiler: &str, tool: &str, arguments: &[OsString]) -> Result<ExitStatus, Error> {
+fn compile(
+    set: &Path,
+    offered: Option<&str>,
+    compiler: &str,
+    tool: &str,
+    arguments: &[OsString],
+) -> Result<ExitStatus, Error> {
     let has = |names: &[&str]| arguments.iter().any(|argument| names.iter().any(|name| argument == *name));
     let mut command = Command::new(compiler);
     if has(&["-dumpmachine"]) {
@@ -151,7 +167,7 @@ fn compile(set: &Path, compiler: &str, tool: &str, arguments: &[OsString]) -> Re
     }
     command.args(flags(set, compiler)?);
     let asks = arguments.iter().all(|argument| argument.as_bytes().starts_with(b"-")) && !has(&["-", "-o"]);
-    if tool == "cpp" || asks || has(&["-c", "-S", "-E", "-M", "-MM", "-fsyntax-only"]) {
+    if tool == "cpp" || asks || has(&["-c", "-S", "-E", "-M", "-MM", "-r", "-fsyntax-only"]) {
         return command.args(arguments).status().map_err(host(compiler));
     }
     let place = arguments.iter().position(|argument| argument == "-o");
@@ -173,9 +189,29 @@ fn compile(set: &Path, compiler: &str, tool: &str, arguments: &[OsString]) -> Re
     }
     let status = command.status().map_err(host(compiler))?;
     if status.success() && output.is_file() {
+        if let Some(missing) = offered.map(|offered| missing(&output, offered)).transpose()?
+            && !missing.is_empty()
+        {
+            fs::remove_file(&output).map_err(host(output.display()))?;
+            let lines: Vec<_> =
+                missing.iter().map(|name| format!("undefined reference to `{name}'")).collect();
+            return Err(Error::Other(lines.join("\n")));
+        }
         mark(&output)?;
     }
     Ok(status)
+}
+
+/// The names that a linked program looks for and a bake doesn't offer: the link itself leaves that open, but what
+/// configures programs tries out by linking what there is.
+fn missing(program: &Path, offered: &str) -> Result<Vec<String>, Error> {
+    let bytes = fs::read(program).map_err(host(program.display()))?;
+    let file = object::File::parse(&*bytes)
+        .map_err(|error| Error::Other(format!("{}: {error}", program.display())))?;
+    let offered: BTreeSet<&str> = offered.lines().collect();
+    let undefined = file.symbols().filter(|symbol| symbol.is_undefined() && !symbol.is_weak());
+    let names = undefined.filter_map(|symbol| symbol.name().ok()).filter(|name| !name.is_empty());
+    Ok(names.filter(|name| !offered.contains(name)).map(String::from).collect())
 }
 
 /// Marks an object as a program, and makes it look like one to build systems.
