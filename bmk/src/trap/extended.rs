@@ -172,17 +172,25 @@ pub fn load_for_user(cpu: &cpu::Cpu, thread: &Thread) {
     thread.extended.cpu.set(cpu.number);
 }
 
+/// The calling CPU holds the state of no thread that goes to user mode any more: one that left it was saved, and has to be
+/// loaded again. Interrupts are disabled.
+fn disown() {
+    cpu::current().extended_owner.set(core::ptr::null());
+}
+
 /// Saves what an interrupt entry doesn't of a thread that computes in the kernel, and leaves the initial state.
 #[cold]
 pub fn save_preempted(thread: &Thread) {
     let standard = 0x1f80u32;
     store(thread.extended.area.get());
+    disown();
     // SAFETY: the initial state, as the calling convention wants it at a call.
     unsafe { asm!("fninit", "ldmxcsr [{}]", in(reg) &raw const standard, options(nostack)) };
 }
 
 /// Undoes [`save_preempted`].
 pub fn load_preempted(thread: &Thread) {
+    disown();
     let area = thread.extended.area.get();
     let switched = SWITCHED.load(Ordering::Relaxed);
     // SAFETY: saved by `store`. The entry code restores the XMM registers afterwards; the compiler is told.
