@@ -8,6 +8,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod block;
+pub mod bounce;
 pub mod disk;
 pub mod memory;
 pub mod nodes;

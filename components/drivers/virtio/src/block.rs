@@ -3,14 +3,16 @@
 
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
 
-use rumpdev::block::{BlockDevice, SECTOR_SIZE};
+use rumpdev::{
+    block::{BlockDevice, SECTOR_SIZE},
+    bounce,
+};
 use rumpkern::{Errno, Result, wait::WaitQueue};
 use rumpuser::{
     Frame, Thread,
     device::{DmaMemory, InterruptHandler, Registers},
     memory::PAGE_SIZE,
-    rumpuser_clock_monotonic, rumpuser_cpu, rumpuser_cpu_count, rumpuser_frame_alloc_uninitialised,
-    rumpuser_frame_release, rumpuser_park, rumpuser_thread_current,
+    rumpuser_clock_monotonic, rumpuser_cpu, rumpuser_cpu_count, rumpuser_park, rumpuser_thread_current,
     sync::InterruptLock,
 };
 
@@ -337,27 +339,6 @@ impl Disk {
     }
 }
 
-/// Frames for a copy of someone's buffer.
-struct Bounce(Vec<Frame>);
-
-impl Bounce {
-    fn new(bytes: usize) -> Result<Bounce> {
-        let mut bounce = Bounce(Vec::new());
-        for _ in 0..bytes.div_ceil(PAGE_SIZE) {
-            bounce.0.push(rumpuser_frame_alloc_uninitialised().map_err(|_| Errno::ENOMEM)?);
-        }
-        Ok(bounce)
-    }
-}
-
-impl Drop for Bounce {
-    fn drop(&mut self) {
-        for frame in &self.0 {
-            rumpuser_frame_release(*frame);
-        }
-    }
-}
-
 impl BlockDevice for Disk {
     fn sectors(&self) -> u64 {
         self.sectors
@@ -373,16 +354,9 @@ impl BlockDevice for Disk {
 
     fn read(&self, sector: u64, buffer: &mut [u8]) -> Result<()> {
         self.check(sector, buffer.len())?;
-        let mut sector = sector;
-        for part in buffer.chunks_mut(self.segments * PAGE_SIZE) {
-            let bounce = Bounce::new(part.len())?;
-            self.transfer(READ, sector, &bounce.0, part.len())?;
-            for (frame, piece) in bounce.0.iter().zip(part.chunks_mut(PAGE_SIZE)) {
-                frame.read(0, piece);
-            }
-            sector += (part.len() / SECTOR_SIZE) as u64;
-        }
-        Ok(())
+        bounce::read(sector, buffer, self.segments, &|sector, frames, bytes| {
+            self.transfer(READ, sector, frames, bytes)
+        })
     }
 
     fn write(&self, sector: u64, buffer: &[u8]) -> Result<()> {
@@ -390,16 +364,9 @@ impl BlockDevice for Disk {
             return Err(Errno::EROFS);
         }
         self.check(sector, buffer.len())?;
-        let mut sector = sector;
-        for part in buffer.chunks(self.segments * PAGE_SIZE) {
-            let bounce = Bounce::new(part.len())?;
-            for (frame, piece) in bounce.0.iter().zip(part.chunks(PAGE_SIZE)) {
-                frame.write(0, piece);
-            }
-            self.transfer(WRITE, sector, &bounce.0, part.len())?;
-            sector += (part.len() / SECTOR_SIZE) as u64;
-        }
-        Ok(())
+        bounce::write(sector, buffer, self.segments, &|sector, frames, bytes| {
+            self.transfer(WRITE, sector, frames, bytes)
+        })
     }
 
     fn read_frames(&self, sector: u64, frames: &[Frame]) -> Result<()> {

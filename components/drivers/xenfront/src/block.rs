@@ -3,14 +3,16 @@
 
 use alloc::{string::ToString, sync::Arc, vec::Vec};
 
-use rumpdev::block::{BlockDevice, SECTOR_SIZE};
+use rumpdev::{
+    block::{BlockDevice, SECTOR_SIZE},
+    bounce,
+};
 use rumpkern::{Errno, Result, wait::WaitQueue};
 use rumpuser::{
     Frame, Thread,
     device::{GrantReference, XenbusDevice, xenbus_state},
     memory::PAGE_SIZE,
-    rumpuser_clock_monotonic, rumpuser_frame_alloc_uninitialised, rumpuser_frame_release,
-    rumpuser_frame_retain, rumpuser_park, rumpuser_thread_current,
+    rumpuser_clock_monotonic, rumpuser_frame_retain, rumpuser_park, rumpuser_thread_current,
     sync::InterruptLock,
 };
 
@@ -339,27 +341,6 @@ impl Disk {
     }
 }
 
-/// Pages for a copy of someone's buffer.
-struct Bounce(Vec<Frame>);
-
-impl Bounce {
-    fn new(bytes: usize) -> Result<Bounce> {
-        let mut bounce = Bounce(Vec::new());
-        for _ in 0..bytes.div_ceil(PAGE_SIZE) {
-            bounce.0.push(rumpuser_frame_alloc_uninitialised().map_err(|_| Errno::ENOMEM)?);
-        }
-        Ok(bounce)
-    }
-}
-
-impl Drop for Bounce {
-    fn drop(&mut self) {
-        for frame in &self.0 {
-            rumpuser_frame_release(*frame);
-        }
-    }
-}
-
 impl BlockDevice for Disk {
     fn sectors(&self) -> u64 {
         self.sectors
@@ -373,30 +354,18 @@ impl BlockDevice for Disk {
         self.read_only
     }
 
-    fn read(&self, mut sector: u64, buffer: &mut [u8]) -> Result<()> {
+    fn read(&self, sector: u64, buffer: &mut [u8]) -> Result<()> {
         self.check(sector, buffer.len())?;
-        for part in buffer.chunks_mut(SEGMENTS * PAGE_SIZE) {
-            let bounce = Bounce::new(part.len())?;
-            self.transfer(READ, sector, &bounce.0, part.len())?;
-            for (frame, piece) in bounce.0.iter().zip(part.chunks_mut(PAGE_SIZE)) {
-                frame.read(0, piece);
-            }
-            sector += (part.len() / SECTOR_SIZE) as u64;
-        }
-        Ok(())
+        bounce::read(sector, buffer, SEGMENTS, &|sector, frames, bytes| {
+            self.transfer(READ, sector, frames, bytes)
+        })
     }
 
-    fn write(&self, mut sector: u64, buffer: &[u8]) -> Result<()> {
+    fn write(&self, sector: u64, buffer: &[u8]) -> Result<()> {
         self.check(sector, buffer.len())?;
-        for part in buffer.chunks(SEGMENTS * PAGE_SIZE) {
-            let bounce = Bounce::new(part.len())?;
-            for (frame, piece) in bounce.0.iter().zip(part.chunks(PAGE_SIZE)) {
-                frame.write(0, piece);
-            }
-            self.transfer(WRITE, sector, &bounce.0, part.len())?;
-            sector += (part.len() / SECTOR_SIZE) as u64;
-        }
-        Ok(())
+        bounce::write(sector, buffer, SEGMENTS, &|sector, frames, bytes| {
+            self.transfer(WRITE, sector, frames, bytes)
+        })
     }
 
     fn read_frames(&self, sector: u64, frames: &[Frame]) -> Result<()> {
@@ -496,7 +465,7 @@ mod tests {
         let disk = disk(&model);
         model.keep_grants();
         model.serve_in_thread(REQUEST, |_, words| vec![vec![words[2], words[3], 0]]);
-        let frame = rumpuser_frame_alloc_uninitialised().expect("memory");
+        let frame = rumpuser::rumpuser_frame_alloc_uninitialised().expect("memory");
         assert_eq!(disk.write_frames(0, &[frame]), Ok(()));
         assert_eq!(rumpuser::rumpuser_frame_references(frame), 2);
         assert_eq!(disk.flush(), Err(Errno::EIO));
