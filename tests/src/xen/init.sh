@@ -26,7 +26,7 @@ fail() {
   echo "@@ failed: $*"
   section list xl list
   section devices xenstore-ls /local/domain
-  section links ip -s link
+  section links sh -c 'ip link; cat /proc/net/dev /proc/net/arp'
   section dmesg sh -c 'dmesg | tail -n 30'
   for log in /var/log/xen/console/*.log; do section "$log" tail -n 60 $log; done
   echo "@@ done"
