@@ -10,10 +10,10 @@ use crate::{
     errno::{EINVAL, ENOENT, ENOSYS, Errno},
     thread,
     user::rump::{
-        rump___sysimpl___sysctl, rump___sysimpl_bind, rump___sysimpl_close, rump___sysimpl_ioctl,
-        rump___sysimpl_open, rump___sysimpl_pread, rump___sysimpl_read, rump___sysimpl_recvfrom,
-        rump___sysimpl_sendto, rump___sysimpl_setsockopt, rump___sysimpl_socket30, rump___sysimpl_write,
-        rump_pub_lwproc_rfork,
+        rump___sysimpl___sysctl, rump___sysimpl_accept, rump___sysimpl_bind, rump___sysimpl_close,
+        rump___sysimpl_ioctl, rump___sysimpl_listen, rump___sysimpl_open, rump___sysimpl_pread,
+        rump___sysimpl_read, rump___sysimpl_recvfrom, rump___sysimpl_sendto, rump___sysimpl_setsockopt,
+        rump___sysimpl_shutdown, rump___sysimpl_socket30, rump___sysimpl_write, rump_pub_lwproc_rfork,
     },
 };
 
@@ -21,6 +21,8 @@ use crate::{
 pub const READ_WRITE: c_int = 2;
 /// See [`READ_WRITE`].
 pub const WRITE_ANEW: c_int = 0x1 | 0x200 | 0x400;
+/// `SHUT_RDWR`.
+const BOTH_WAYS: c_int = 2;
 /// `RUMP_RFCFDG`: a new process has no descriptors.
 const NO_DESCRIPTORS: c_int = 2;
 /// Levels of names of parameters.
@@ -113,6 +115,28 @@ impl Descriptor {
         let bind = rump___sysimpl_bind().ok_or(ENOSYS)?;
         // SAFETY: the kernel's function.
         checked(unsafe { bind(self.0, address.as_ptr().cast(), address.len() as u32) } as isize).map(|_| ())
+    }
+
+    /// Lets others connect; `backlog` connections wait to be accepted.
+    pub fn listen(&self, backlog: c_int) -> Result<(), Errno> {
+        let listen = rump___sysimpl_listen().ok_or(ENOSYS)?;
+        // SAFETY: the kernel's function.
+        checked(unsafe { listen(self.0, backlog) } as isize).map(|_| ())
+    }
+
+    /// Waits for a connection; from whom doesn't matter.
+    pub fn accept(&self) -> Result<Self, Errno> {
+        let accept = rump___sysimpl_accept().ok_or(ENOSYS)?;
+        // SAFETY: the kernel's function.
+        checked(unsafe { accept(self.0, null_mut(), null_mut()) } as isize)
+            .map(|number| Descriptor(number as c_int))
+    }
+
+    /// Ends a connection, both ways.
+    pub fn shut_down(&self) -> Result<(), Errno> {
+        let shut_down = rump___sysimpl_shutdown().ok_or(ENOSYS)?;
+        // SAFETY: the kernel's function.
+        checked(unsafe { shut_down(self.0, BOTH_WAYS) } as isize).map(|_| ())
     }
 
     /// Sends to an address.

@@ -4,6 +4,9 @@
 
 extern crate alloc;
 
+use alloc::string::String;
+use core::{fmt::Write, net::IpAddr};
+
 mod dhcp;
 mod message;
 mod random;
@@ -20,3 +23,16 @@ pub use self::{
 pub type HardwareAddress = [u8; 6];
 /// A second in nanoseconds.
 pub const SECOND: u64 = 1_000_000_000;
+
+/// What is said of an interface that has addresses: them, then its gateways.
+pub fn describe(addresses: &[(IpAddr, u8)], gateways: &[IpAddr]) -> String {
+    let mut text = String::new();
+    for (position, (address, prefix)) in addresses.iter().enumerate() {
+        let comma = if position > 0 { ", " } else { "" };
+        let _ = write!(text, "{comma}{address}/{prefix}");
+    }
+    for gateway in gateways {
+        let _ = write!(text, ", gateway {gateway}");
+    }
+    text
+}

@@ -152,6 +152,13 @@ pub struct Lease {
     pub rebinding: Option<u32>,
 }
 
+impl Lease {
+    /// Whether an address is in the lease's subnet.
+    pub fn is_on_link(&self, address: Ipv4Addr) -> bool {
+        (self.address.to_bits() ^ address.to_bits()).leading_zeros() >= self.prefix.min(32).into()
+    }
+}
+
 impl Reply {
     /// Reads a UDP payload. `None` if it is no reply of a server, or malformed.
     pub fn parse(bytes: &[u8]) -> Option<Reply> {
@@ -309,5 +316,23 @@ pub(crate) mod tests {
         assert!(Reply::parse(&reply(2, 1, [10, 0, 0, 9], &[(121, &[24, 1, 2])])).is_none());
         let odd = Reply::parse(&reply(2, 1, [10, 0, 0, 9], &[(15, b"a\nnameserver 1.2.3.4")])).unwrap();
         assert_eq!(odd.lease.domain, None);
+    }
+
+    #[test]
+    fn routers_in_and_beside_the_subnet_are_told_apart() {
+        let lease = |prefix| Lease {
+            address: Ipv4Addr::new(10, 0, 0, 9),
+            prefix,
+            routers: Vec::new(),
+            routes: Vec::new(),
+            name_servers: Vec::new(),
+            domain: None,
+            mtu: None,
+            lifetime: u32::MAX,
+            renewal: None,
+            rebinding: None,
+        };
+        let router = Ipv4Addr::new(10, 0, 0, 1);
+        assert!(lease(24).is_on_link(router) && lease(0).is_on_link(router) && !lease(32).is_on_link(router));
     }
 }

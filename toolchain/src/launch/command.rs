@@ -41,8 +41,8 @@ fn escaped(path: &Path) -> String {
 pub fn machine(options: &Options, kind: ImageKind) -> Result<Machine, Error> {
     let has_devices = !options.networks.is_empty() || !options.disks.is_empty();
     let has_netbsd =
-        || kind == ImageKind::Elf && has_devices && inspect::component_set(&options.image).is_some();
-    let pci = options.networks.iter().any(needs_pci) || has_netbsd();
+        kind == ImageKind::Elf && has_devices && inspect::component_set(&options.image).is_some();
+    let pci = options.networks.iter().any(needs_pci) || has_netbsd;
     let default = match kind {
         ImageKind::Elf if options.disks.is_empty() && !pci => Machine::Microvm,
         _ => Machine::Q35,
@@ -54,7 +54,7 @@ pub fn machine(options: &Options, kind: ImageKind) -> Result<Machine, Error> {
     if machine == Machine::Microvm && options.networks.iter().any(|nic| nic.model() != Model::Virtio) {
         return Err(Error::Unsupported("microvm has virtio NICs only: use --machine q35"));
     }
-    if machine == Machine::Microvm && has_netbsd() {
+    if machine == Machine::Microvm && has_netbsd {
         return Err(Error::Unsupported(
             "NetBSD's drivers need PCI, which microvm has not: use --machine q35 or pc",
         ));

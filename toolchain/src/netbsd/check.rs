@@ -54,10 +54,8 @@ impl Findings {
 /// Looks at a tree, with the patch sets of a folder.
 pub fn check(source: &Path, patches: &Path) -> Result<Findings, Error> {
     let tree = Tree::open(source)?;
-    let (series, states) = match Fitting::find(&tree, patches)? {
-        Some(fitting) => (Some(fitting.series), fitting.states),
-        None => (None, Vec::new()),
-    };
+    let fitting = Fitting::find(&tree, patches)?;
+    let states = fitting.as_ref().map_or(Ok(Vec::new()), |fitting| fitting.stand(&tree))?;
     let mut notes = Vec::new();
     let mut missing = host_lacks();
     if !tree.has_userspace() {
@@ -68,7 +66,7 @@ pub fn check(source: &Path, patches: &Path) -> Result<Findings, Error> {
         Ok(compiler) => notes.extend(compiler.too_new()),
         Err(error) => missing.push(error.to_string()),
     }
-    let series = series.map(|series| series.name);
+    let series = fitting.map(|fitting| fitting.series.name);
     Ok(Findings { version: tree.version, series, patches: states, missing, notes })
 }
 
@@ -77,8 +75,6 @@ struct Fitting {
     series: Series,
     /// The release that the patches are for: the tree's, or the one that it leads to.
     release: String,
-    /// How they stand, each after those before it.
-    states: Vec<PatchState>,
 }
 
 impl Fitting {
@@ -91,15 +87,17 @@ impl Fitting {
             Some((series, _)) if series.name.contains('.') => None,
             _ => Series::following(folder, &tree.version)?.map(|series| (series.clone(), series.name)),
         };
-        let fittings: Result<Vec<_>, Error> = [own, following]
+        let mut fittings: Vec<_> = [own, following]
             .into_iter()
             .flatten()
-            .map(|(series, release)| {
-                let states = stand(tree, &series, &release)?;
-                Ok(Fitting { series, release, states })
-            })
+            .map(|(series, release)| Fitting { series, release })
             .collect();
-        Ok(fittings?.into_iter().min_by_key(Self::rejections))
+        if let [first, second] = &fittings[..]
+            && second.rejections(tree)? < first.rejections(tree)?
+        {
+            fittings.remove(0);
+        }
+        Ok(fittings.into_iter().next())
     }
 
     /// As [`Self::find`]; an error says which there are.
@@ -107,27 +105,27 @@ impl Fitting {
         Self::find(tree, folder)?.ok_or_else(|| Series::none_for(folder, &tree.version))
     }
 
-    fn rejections(&self) -> usize {
-        self.states.iter().filter(|state| state.rejected.is_some()).count()
+    fn rejections(&self, tree: &Tree) -> Result<usize, Error> {
+        Ok(self.stand(tree)?.iter().filter(|state| state.rejected.is_some()).count())
     }
-}
 
-/// How the patches of a series stand to a tree.
-fn stand(tree: &Tree, series: &Series, release: &str) -> Result<Vec<PatchState>, Error> {
-    let mut states = Vec::new();
-    let mut changes = Changes::new(&tree.root);
-    for patch in &series.patches {
-        let (state, rejected) = match patch.is_for(release).then(|| changes.apply(patch)) {
-            None => (None, None),
-            Some(Ok(state)) => (Some(state), None),
-            Some(Err(error @ (Error::Rejected { .. } | Error::BadPatch { .. }))) => {
-                (None, Some(error.to_string()))
-            }
-            Some(Err(error)) => return Err(error),
-        };
-        states.push(PatchState { patch: patch.clone(), state, rejected });
+    /// How the patches stand to a tree, each after those before it.
+    fn stand(&self, tree: &Tree) -> Result<Vec<PatchState>, Error> {
+        let mut states = Vec::new();
+        let mut changes = Changes::new(&tree.root);
+        for patch in &self.series.patches {
+            let (state, rejected) = match patch.is_for(&self.release).then(|| changes.apply(patch)) {
+                None => (None, None),
+                Some(Ok(state)) => (Some(state), None),
+                Some(Err(error @ (Error::Rejected { .. } | Error::BadPatch { .. }))) => {
+                    (None, Some(error.to_string()))
+                }
+                Some(Err(error)) => return Err(error),
+            };
+            states.push(PatchState { patch: patch.clone(), state, rejected });
+        }
+        Ok(states)
     }
-    Ok(states)
 }
 
 /// What the tools of a tree need from the host.

@@ -97,11 +97,14 @@ pub fn link(request: &Link<'_>, report: &dyn Report) -> Result<Vec<u8>, Error> {
     let components = components(&set, &more)?;
     let linux = request.programs.is_none();
     let wanted = request.programs.unwrap_or_default();
-    // Found out before the platform is built.
-    for program in wanted {
-        check_program(program, &fs::read(program).map_err(host(program.display()))?)?;
-    }
     let folder = tempfile::tempdir().map_err(host("a temporary folder"))?;
+    // Before the platform is built, so that what is wrong with a program is said at once.
+    let (mut programs, mut roots) = (Vec::new(), Vec::new());
+    for (index, program) in wanted.iter().enumerate() {
+        let main = format!("netbsd_program_{index}_main");
+        programs.push(private(program, &main, wanted.len() > 1, folder.path(), index)?);
+        roots.push(main);
+    }
     let object = folder.path().join("platform.o");
     fs::write(&object, platform::object(linux, report)?).map_err(host(object.display()))?;
     report.step("linking with NetBSD's components");
@@ -111,14 +114,7 @@ pub fn link(request: &Link<'_>, report: &dyn Report) -> Result<Vec<u8>, Error> {
     for library in libraries {
         offered.extend(symbols(&set.join(format!("lib/lib{library}.a")))?);
     }
-    let looked_for = LOOKED_FOR.iter().filter(|&&name| offered.contains(name));
-    let mut roots: Vec<String> = looked_for.map(|&name| name.into()).collect();
-    let mut programs = Vec::new();
-    for (index, program) in wanted.iter().enumerate() {
-        let main = format!("netbsd_program_{index}_main");
-        programs.push(private(program, &main, wanted.len() > 1, folder.path(), index)?);
-        roots.push(main);
-    }
+    roots.extend(LOOKED_FOR.iter().filter(|&&name| offered.contains(name)).map(|&name| name.into()));
     let names = folder.path().join("programs.ld");
     fs::write(&names, script(wanted.len())).map_err(host(names.display()))?;
     let source = kernel::source_directory().map_err(|error| Error::Other(error.to_string()))?;
@@ -275,8 +271,8 @@ fn is_object(path: &Path) -> bool {
     read.is_ok() && head.starts_with(b"\x7fELF") && head[16..] == [1, 0]
 }
 
-/// Checks that a file is a program of ours: a relocatable object with a `main`.
-pub fn check_program(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+/// Reads a file that must be a program of ours: a relocatable object with a `main`.
+fn check_program<'a>(path: &Path, bytes: &'a [u8]) -> Result<object::File<'a>, Error> {
     let wrong = |what: &str| {
         Error::Other(format!(
             "{}: {what}; a program for the NetBSD component set is compiled and linked by x86_64-rumprun-netbsd-cc",
@@ -294,15 +290,14 @@ pub fn check_program(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let main = file
         .symbols()
         .any(|symbol| symbol.is_global() && symbol.is_definition() && symbol.name() == Ok("main"));
-    if main { Ok(()) } else { Err(wrong("it has no function main")) }
+    if main { Ok(file) } else { Err(wrong("it has no function main")) }
 }
 
 /// A copy of a program whose `main` has a name of its own. Beside other programs, all its names are private.
 fn private(program: &Path, main: &str, others: bool, folder: &Path, index: usize) -> Result<PathBuf, Error> {
     let copy = folder.join(format!("program{index}.o"));
     let bytes = fs::read(program).map_err(host(program.display()))?;
-    let file = object::File::parse(&*bytes)
-        .map_err(|error| Error::Other(format!("{}: {error}", program.display())))?;
+    let file = check_program(program, &bytes)?;
     let mut command = Command::new("objcopy");
     command.arg(format!("--redefine-sym=main={main}"));
     let sections: BTreeSet<_> =

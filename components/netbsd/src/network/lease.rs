@@ -177,7 +177,7 @@ impl Leasing {
             }
             let mut gateways = Vec::new();
             for (destination, prefix, router) in self.routes(&lease) {
-                if !contains(&lease, router) && !router.is_unspecified() {
+                if !lease.is_on_link(router) && !router.is_unspecified() {
                     // Clouds lend single addresses, with a router beside the subnet.
                     let _ = self.interface.add_route(router.into(), 32, Ipv4Addr::UNSPECIFIED.into());
                 }
@@ -230,13 +230,6 @@ impl Leasing {
         self.lose_address();
         resolver::lost(self.interface.index);
     }
-}
-
-/// Whether an address is in a lease's subnet.
-fn contains(lease: &Lease, address: Ipv4Addr) -> bool {
-    let shift = 32 - u32::from(lease.prefix.min(32));
-    let network = |address: Ipv4Addr| u32::from(address).checked_shr(shift).unwrap_or(0);
-    network(lease.address) == network(address)
 }
 
 /// A socket with the client's port.
@@ -336,23 +329,5 @@ mod tests {
         bytes[CAPTURED] = 255;
         assert_eq!(frames(&bytes).count(), 0);
         assert!(frames(&[0; 200]).take(100).count() < 100);
-    }
-
-    #[test]
-    fn routers_in_and_beside_the_subnet_are_told_apart() {
-        let lease = |prefix| Lease {
-            address: Ipv4Addr::new(10, 0, 0, 9),
-            prefix,
-            routers: Vec::new(),
-            routes: Vec::new(),
-            name_servers: Vec::new(),
-            domain: None,
-            mtu: None,
-            lifetime: u32::MAX,
-            renewal: None,
-            rebinding: None,
-        };
-        let router = Ipv4Addr::new(10, 0, 0, 1);
-        assert!(contains(&lease(24), router) && contains(&lease(0), router) && !contains(&lease(32), router));
     }
 }

@@ -1,14 +1,14 @@
 //! Network interfaces of the rump kernel, as the image's configuration says. The configuration's `eth0`, `eth1`... are
 //! the kernel's interfaces in its order; its own names (`vioif0`) are understood as well.
 
-mod addresses;
+pub(crate) mod addresses;
 mod frame;
 mod interfaces;
 mod lease;
 mod resolver;
 mod routers;
 
-use alloc::{format, string::String, vec::Vec};
+use alloc::{format, vec::Vec};
 use core::{
     net::IpAddr,
     sync::atomic::{AtomicUsize, Ordering},
@@ -147,16 +147,7 @@ fn complain(name: &str, what: &str, error: Errno) {
 
 /// Says which addresses an interface has.
 fn tell(name: &str, addresses: &[(IpAddr, u8)], gateways: &[IpAddr], how: &str) {
-    let mut text = String::new();
-    for (position, (address, prefix)) in addresses.iter().enumerate() {
-        let comma = if position > 0 { ", " } else { "" };
-        text.push_str(&format!("{comma}{address}/{prefix}"));
-    }
-    for gateway in gateways {
-        text.push_str(&format!(", gateway {gateway}"));
-    }
-    text.push_str(how);
-    say(name, &text);
+    say(name, &format!("{}{how}", netconfig::describe(addresses, gateways)));
 }
 
 #[cfg(test)]

@@ -61,6 +61,12 @@ weak! {
     fn rump___sysimpl_sendto(c_int, *const c_void, usize, c_int, *const c_void, u32) -> isize;
     /// Receives, and says from whom.
     fn rump___sysimpl_recvfrom(c_int, *mut c_void, usize, c_int, *mut c_void, *mut u32) -> isize;
+    /// Lets others connect to a socket.
+    fn rump___sysimpl_listen(c_int, c_int) -> c_int;
+    /// Waits for a connection.
+    fn rump___sysimpl_accept(c_int, *mut c_void, *mut u32) -> c_int;
+    /// Ends a connection.
+    fn rump___sysimpl_shutdown(c_int, c_int) -> c_int;
     /// Sets an option of a socket.
     fn rump___sysimpl_setsockopt(c_int, c_int, c_int, *const c_void, u32) -> c_int;
     /// Reads and sets parameters.

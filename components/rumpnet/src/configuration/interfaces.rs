@@ -1,8 +1,7 @@
 //! One interface's configuration: what is done when it comes, changes and goes, and when a lease or a router says so.
 
-use alloc::{string::String, sync::Arc, vec::Vec};
+use alloc::{sync::Arc, vec::Vec};
 use core::{
-    fmt::Write,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::atomic::Ordering,
 };
@@ -364,7 +363,7 @@ impl Managed {
             if !router.is_unspecified() {
                 entry.gateway = Some(router.into());
                 // Clouds lend single addresses, with a router beside the subnet.
-                if !address::prefix_contains(lease.address.into(), lease.prefix, router.into()) {
+                if !lease.is_on_link(router) {
                     let _ = route::add(Entry {
                         metric: DHCP_METRIC,
                         protocol: Protocol::Dhcp,
@@ -387,13 +386,5 @@ impl Managed {
 
 /// Says which addresses an interface has.
 fn say(name: &str, addresses: &[(IpAddr, u8)], gateways: &[IpAddr], how: &str) {
-    let mut text = String::new();
-    for (position, (address, prefix)) in addresses.iter().enumerate() {
-        let comma = if position > 0 { ", " } else { "" };
-        let _ = write!(text, "{comma}{address}/{prefix}");
-    }
-    for gateway in gateways {
-        let _ = write!(text, ", gateway {gateway}");
-    }
-    report(format_args!("{name}: {text}{how}"));
+    report(format_args!("{name}: {}{how}", netconfig::describe(addresses, gateways)));
 }
