@@ -1,6 +1,7 @@
 //! What an image does when it starts: programs, environment, mounts, networks.
 
 use alloc::{string::String, vec::Vec};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -55,11 +56,12 @@ pub enum Then {
 /// A file system to mount before the programs start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
-    /// A block device (`/dev/vda`), for NetBSD's components also a file of the image; empty for tmpfs and its like.
+    /// A block device (`/dev/vda`), for NetBSD's components also a file of the image, or what an NFS server exports
+    /// ([`exported`]); empty for tmpfs and its like.
     pub source: Vec<u8>,
     /// Where; created if absent.
     pub target: Vec<u8>,
-    /// `ext4` or `tmpfs`; for NetBSD's components also `ffs`, `ext2fs`, `msdos`, `cd9660`, `kernfs` and others.
+    /// `ext4` or `tmpfs`; for NetBSD's components also `ffs`, `ext2fs`, `msdos`, `cd9660`, `nfs`, `kernfs` and others.
     pub kind: String,
     /// Mounted read-only.
     pub read_only: bool,
@@ -67,6 +69,19 @@ pub struct Mount {
     pub format: bool,
     /// tmpfs: size limit in bytes; 0 is half of the memory.
     pub size: u64,
+}
+
+/// The server's address and the path of an NFS mount's source: `10.0.0.1:/data`, `[fd00::1]:/data`.
+pub fn exported(source: &[u8]) -> Option<(IpAddr, &str)> {
+    let source = core::str::from_utf8(source).ok()?;
+    // The path has its slash.
+    let (server, path) = source.split_at_checked(source.find(":/")?)?;
+    let path = path.strip_prefix(':')?;
+    let server = match server.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']')?.parse::<Ipv6Addr>().ok()?.into(),
+        None => server.parse::<Ipv4Addr>().ok()?.into(),
+    };
+    Some((server, path))
 }
 
 /// A network interface: how it is found, and its addresses. Everything is text as people write it; the baker has checked
@@ -95,3 +110,19 @@ pub struct Network {
 
 /// What stands among [`Network::addresses`] for an address by DHCPv4.
 pub const DHCP: &str = "dhcp";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_of_nfs_mounts_are_an_address_and_a_path() {
+        assert_eq!(exported(b"10.0.0.1:/a:/b"), Some((Ipv4Addr::new(10, 0, 0, 1).into(), "/a:/b")));
+        assert_eq!(exported(b"[fd00::1]:/"), Some(("fd00::1".parse().unwrap(), "/")));
+        for wrong in
+            ["", "/dev/vda", "10.0.0.1", "10.0.0.1:data", "fd00::1:/", "[10.0.0.1]:/", "server:/data", ":/"]
+        {
+            assert_eq!(exported(wrong.as_bytes()), None, "{wrong}");
+        }
+    }
+}

@@ -28,6 +28,8 @@ numbers! {
     EADDRNOTAVAIL = 49;
     ENOTCONN = 57;
     ETIMEDOUT = 60;
+    ECONNREFUSED = 61;
+    EHOSTUNREACH = 65;
     ENOSYS = 78;
     ENOTSUP = 86;
 }

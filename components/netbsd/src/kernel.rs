@@ -7,13 +7,14 @@ use core::{
 };
 
 use crate::{
-    errno::{EINVAL, ENOENT, ENOSYS, Errno},
+    errno::{ECONNREFUSED, EHOSTUNREACH, EINVAL, ENOENT, ENOSYS, ETIMEDOUT, Errno},
     thread,
     user::rump::{
         rump___sysimpl___sysctl, rump___sysimpl_accept, rump___sysimpl_bind, rump___sysimpl_close,
-        rump___sysimpl_ioctl, rump___sysimpl_listen, rump___sysimpl_open, rump___sysimpl_pread,
-        rump___sysimpl_read, rump___sysimpl_recvfrom, rump___sysimpl_sendto, rump___sysimpl_setsockopt,
-        rump___sysimpl_shutdown, rump___sysimpl_socket30, rump___sysimpl_write, rump_pub_lwproc_rfork,
+        rump___sysimpl_connect, rump___sysimpl_ioctl, rump___sysimpl_listen, rump___sysimpl_open,
+        rump___sysimpl_pread, rump___sysimpl_read, rump___sysimpl_recvfrom, rump___sysimpl_sendto,
+        rump___sysimpl_setsockopt, rump___sysimpl_shutdown, rump___sysimpl_socket30, rump___sysimpl_write,
+        rump_pub_lwproc_rfork,
     },
 };
 
@@ -115,6 +116,14 @@ impl Descriptor {
         let bind = rump___sysimpl_bind().ok_or(ENOSYS)?;
         // SAFETY: the kernel's function.
         checked(unsafe { bind(self.0, address.as_ptr().cast(), address.len() as u32) } as isize).map(|_| ())
+    }
+
+    /// Connects a socket.
+    pub fn connect(&self, address: &[u8]) -> Result<(), Errno> {
+        let connect = rump___sysimpl_connect().ok_or(ENOSYS)?;
+        // SAFETY: the kernel's function.
+        checked(unsafe { connect(self.0, address.as_ptr().cast(), address.len() as u32) } as isize)
+            .map(|_| ())
     }
 
     /// Lets others connect; `backlog` connections wait to be accepted.
@@ -256,6 +265,9 @@ pub fn explain(error: Errno) -> String {
         ENOENT => "no such file or device".into(),
         ENOSYS => "the component that it needs is not in the image".into(),
         EINVAL => "not valid there".into(),
+        ETIMEDOUT => "no answer".into(),
+        ECONNREFUSED => "nobody listens there".into(),
+        EHOSTUNREACH => "there is no way to it".into(),
         number => alloc::format!("error {number}"),
     }
 }

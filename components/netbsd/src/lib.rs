@@ -21,6 +21,7 @@ pub mod modules;
 pub mod mounts;
 pub mod mutex;
 pub mod network;
+pub mod nfs;
 pub mod pci;
 pub mod proxy;
 pub mod ram_disk;

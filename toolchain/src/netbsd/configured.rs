@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use image::config::{Configuration, Mount};
+use image::config::{Configuration, Mount, exported};
 
 use super::Error;
 
@@ -18,6 +18,7 @@ const COMPONENTS: &[(&str, &str)] = &[
     ("ffs", "rumpfs_ffs"),
     ("kernfs", "rumpfs_kernfs"),
     ("msdos", "rumpfs_msdos"),
+    ("nfs", "rumpfs_nfs"),
     ("ptyfs", "rumpfs_ptyfs"),
     ("tmpfs", "rumpfs_tmpfs"),
 ];
@@ -33,6 +34,12 @@ pub fn check_mount(kind: &str, source: &str) -> Result<(), String> {
             "`{kind}` is not a file system: there are `{built_in}`, and with --kernel netbsd {}",
             known.join(", ")
         ));
+    }
+    if kind == "nfs" {
+        return match exported(source.as_bytes()) {
+            Some(_) => Ok(()),
+            None => Err("nfs needs a server's address and a path: source = \"10.0.0.1:/data\"".into()),
+        };
     }
     if !WITHOUT_DISK.contains(&kind) && !source.starts_with('/') {
         return Err(format!("{kind} needs a disk: source = \"/dev/vda\""));
@@ -140,6 +147,8 @@ mod tests {
         assert!(check_mount("ffs", "/dev/vda").is_ok() && check_mount("kernfs", "").is_ok());
         let message = check_mount("ntfs", "/dev/vda").expect_err("unknown");
         assert!(message.contains("`ntfs`") && message.contains("msdos"), "{message}");
+        assert!(check_mount("nfs", "10.0.0.1:/data").is_ok() && check_mount("nfs", "[fd00::1]:/").is_ok());
+        assert!(check_mount("nfs", "server:/data").expect_err("a name").contains("address"));
         assert!(check_mount("ext4", "").expect_err("no disk").contains("disk"));
     }
 }

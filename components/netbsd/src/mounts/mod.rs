@@ -1,8 +1,9 @@
 //! What the image's configuration mounts: on virtio disks by the tree's driver, on files of the image by the hypercalls
-//! for block devices, and what needs no device.
+//! for block devices, what needs no device, and what NFS servers have.
 
 mod arguments;
 mod probe;
+mod remote;
 
 use alloc::{format, string::String, sync::Arc};
 use core::ffi::{CStr, c_int};
@@ -28,9 +29,21 @@ const WHOLE: char = 'd';
 /// Permissions of a directory that is made.
 const DIRECTORY: c_int = 0o755;
 
-/// Mounts everything; the first that fails ends it, with what is to be said.
-pub fn mount_all(mounts: &[Mount]) -> Result<(), String> {
-    for (number, mount) in mounts.iter().enumerate() {
+/// The kind that is reached by the network.
+const REMOTE: &str = "nfs";
+
+/// Mounts what is in the machine; the first that fails ends it, with what is to be said.
+pub fn mount_local(mounts: &[Mount]) -> Result<(), String> {
+    mount_all(mounts, |mount| mount.kind != REMOTE)
+}
+
+/// Mounts what is reached by the network, which is there by now.
+pub fn mount_remote(mounts: &[Mount]) -> Result<(), String> {
+    mount_all(mounts, |mount| mount.kind == REMOTE)
+}
+
+fn mount_all(mounts: &[Mount], wanted: impl Fn(&Mount) -> bool) -> Result<(), String> {
+    for (number, mount) in mounts.iter().enumerate().filter(|(_, mount)| wanted(mount)) {
         mount_one(number, mount).map_err(|reason| {
             let target = String::from_utf8_lossy(&mount.target);
             format!("{} cannot be mounted at {target}: {reason}", mount.kind)
@@ -41,6 +54,10 @@ pub fn mount_all(mounts: &[Mount]) -> Result<(), String> {
 
 fn mount_one(number: usize, mount: &Mount) -> Result<(), String> {
     make_directories(&mount.target)?;
+    if mount.kind == REMOTE {
+        let remote = remote::Remote::find(mount)?;
+        return call(REMOTE, mount, &mut remote.arguments()).map_err(|error| explain(error, REMOTE, mount));
+    }
     let device = if needs_device(&mount.kind) { Some(device(number, mount)?) } else { None };
     let kind = match (mount.kind.as_str(), &device) {
         // The built-in components' word for a disk's file system.
@@ -51,7 +68,7 @@ fn mount_one(number: usize, mount: &Mount) -> Result<(), String> {
         .map_err(|_| "its source has a zero in it")?;
     let mut argument = arguments::make(kind, &path, mount.size)
         .ok_or_else(|| format!("no file system of that name is known; known are {}", arguments::KNOWN))?;
-    call(kind, mount, &mut argument).map_err(|error| explain(error, kind, mount))
+    call(kind, mount, &mut argument[..]).map_err(|error| explain(error, kind, mount))
 }
 
 /// Whether a file system is on a disk.
@@ -59,16 +76,16 @@ fn needs_device(kind: &str) -> bool {
     !matches!(kind, "tmpfs" | "kernfs" | "ptyfs" | "fdesc")
 }
 
-fn call(name: &str, mount: &Mount, argument: &mut [u8]) -> Result<(), Errno> {
+fn call<T: ?Sized>(name: &str, mount: &Mount, argument: &mut T) -> Result<(), Errno> {
     let function = rump::rump___sysimpl_mount50().ok_or(ENOSYS)?;
     let kind = kernel::path(name.as_bytes())?;
     let target = kernel::path(&mount.target)?;
     // CDs can't be written, whatever is asked.
     let flags = if mount.read_only || name == "cd9660" { READ_ONLY } else { 0 };
-    // SAFETY: the kernel's function; the argument is the structure of the file system, with a path that is there still.
-    let result = unsafe {
-        function(kind.as_ptr(), target.as_ptr(), flags, argument.as_mut_ptr().cast(), argument.len())
-    };
+    let length = size_of_val(argument);
+    // SAFETY: the kernel's function; the argument is the structure of the file system, and what it points to is there.
+    let result =
+        unsafe { function(kind.as_ptr(), target.as_ptr(), flags, (&raw mut *argument).cast(), length) };
     kernel::checked(result as isize).map(|_| ())
 }
 
@@ -77,6 +94,7 @@ fn explain(error: Errno, kind: &str, mount: &Mount) -> String {
     match error {
         ENODEV => format!("the image has no component for {kind}: bake with --components rumpfs_{kind}"),
         ENOENT | ENXIO => format!("there is no disk {source}"),
+        _ if kind == REMOTE => kernel::explain(error),
         EINVAL => format!("{source} has no {kind} on it, or one that NetBSD can't read"),
         EROFS => format!("{source} can't be written: mount it read-only"),
         other => kernel::explain(other),

@@ -30,6 +30,18 @@ pub fn inet6(address: Ipv6Addr, scope: u32) -> [u8; 28] {
     bytes
 }
 
+/// A socket address of either family.
+pub fn socket(address: IpAddr, port: u16) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => inet(address, port).to_vec(),
+        IpAddr::V6(address) => {
+            let mut bytes = inet6(address, 0).to_vec();
+            bytes[2..4].copy_from_slice(&port.to_be_bytes());
+            bytes
+        }
+    }
+}
+
 /// An address for a routing message, whose parts are padded to 8 bytes, and where link-local ones carry the
 /// interface's index in their second pair of bytes.
 pub fn for_route(address: IpAddr, index: u32) -> Vec<u8> {
@@ -66,6 +78,7 @@ mod tests {
     #[test]
     fn addresses_have_their_layout() {
         assert_eq!(inet(Ipv4Addr::new(10, 0, 2, 15), 68)[..8], [16, 2, 0, 68, 10, 0, 2, 15]);
+        assert_eq!(socket(Ipv6Addr::LOCALHOST.into(), 0x801)[..4], [28, INET6, 8, 1]);
         let local: Ipv6Addr = "fe80::5".parse().unwrap();
         let route = for_route(local.into(), 3);
         assert_eq!((route.len(), &route[8..12], route[23]), (32, &[0xfe, 0x80, 0, 3][..], 5));

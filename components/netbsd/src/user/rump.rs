@@ -57,6 +57,8 @@ weak! {
     fn rump___sysimpl_read(c_int, *mut c_void, usize) -> isize;
     /// Gives a socket an address.
     fn rump___sysimpl_bind(c_int, *const c_void, u32) -> c_int;
+    /// Connects a socket.
+    fn rump___sysimpl_connect(c_int, *const c_void, u32) -> c_int;
     /// Sends to an address.
     fn rump___sysimpl_sendto(c_int, *const c_void, usize, c_int, *const c_void, u32) -> isize;
     /// Receives, and says from whom.

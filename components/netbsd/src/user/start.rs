@@ -135,6 +135,14 @@ fn give_up(reason: &str) -> ! {
     host::rumpuser_exit(0)
 }
 
+/// Ends the image if what its configuration says can't be had.
+fn or_shut_down(result: Result<(), String>) {
+    if let Err(reason) = result {
+        host::console(format!("cannot start: {reason}\n").as_bytes());
+        process::shut_down(NOT_STARTED);
+    }
+}
+
 /// Runs the image. Called once, in the first thread.
 pub fn start(payload: &'static [u8], command_line: &str) -> ! {
     let payload = Payload::parse(payload).unwrap_or_else(|error| give_up(&format!("{error}")));
@@ -156,12 +164,10 @@ pub fn start(payload: &'static [u8], command_line: &str) -> ! {
     files::set_root(root);
     super::root::fill(&root);
     host::apply_parameters();
-    if let Err(reason) = crate::mounts::mount_all(&configuration.mounts) {
-        host::console(format!("cannot start: {reason}\n").as_bytes());
-        process::shut_down(NOT_STARTED);
-    }
+    or_shut_down(crate::mounts::mount_local(&configuration.mounts));
     start_userspace(&configuration);
     crate::network::configure(&configuration, None);
+    or_shut_down(crate::mounts::mount_remote(&configuration.mounts));
     crate::proxy::start(&configuration);
     let status = run_programs(&configuration);
     process::finish(None, array(2));

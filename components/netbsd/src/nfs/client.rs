@@ -1,0 +1,197 @@
+//! Asks an NFS server for what it exports: its port mapper for ports (RFC 1833), and its mount service for the handle of a
+//! directory (RFC 1813, appendix I), by TCP.
+
+use alloc::{format, string::String, vec, vec::Vec};
+use core::{ffi::c_int, net::IpAddr};
+
+use super::{
+    rpc::{self, MARK, Procedure},
+    xdr::{Reader, Writer},
+};
+use crate::{
+    errno::{EIO, Errno},
+    kernel::{self, Descriptor},
+    network::addresses::{self, INET, INET6},
+};
+
+/// `SOCK_STREAM`; `SOL_SOCKET` and its `SO_SNDTIMEO`, `SO_RCVTIMEO`.
+const STREAM: c_int = 1;
+const SOCKET: c_int = 0xffff;
+const SEND_TIMEOUT: c_int = 0x100b;
+const RECEIVE_TIMEOUT: c_int = 0x100c;
+/// `IPPROTO_IP` with `IP_PORTRANGE`, `IPPROTO_IPV6` with `IPV6_PORTRANGE`, and their value for ports below 1024, which
+/// servers ask of who may be root.
+const RANGE: (c_int, c_int) = (0, 19);
+const RANGE6: (c_int, c_int) = (41, 14);
+const LOW: c_int = 2;
+/// `IPPROTO_TCP`, its `TCP_KEEPINIT`, and the protocol's number for port mappers.
+const TCP: c_int = 6;
+const CONNECT_TIMEOUT: c_int = 7;
+/// How long a connection, and an answer, may take, in seconds.
+const PATIENCE: u32 = 20;
+/// The longest answer.
+const LONGEST: usize = 8192;
+/// The port mapper's port, and where NFS is if it doesn't say.
+const MAPPER_PORT: u16 = 111;
+const NFS_PORT: u16 = 2049;
+/// `PMAPPROC_GETPORT` of version 2, for IPv4, and `RPCBPROC_GETADDR` of version 3, for IPv6.
+const GET_PORT: Procedure = Procedure { program: 100_000, version: 2, number: 3 };
+const GET_ADDRESS: Procedure = Procedure { version: 3, ..GET_PORT };
+/// The longest address that a port mapper says.
+const LONGEST_ADDRESS: usize = 256;
+/// `NFS_PROGRAM`, version 3.
+const NFS: (u32, u32) = (100_003, 3);
+/// `MOUNTPROC3_MNT`.
+const MOUNT: Procedure = Procedure { program: 100_005, version: 3, number: 1 };
+/// `FHSIZE3`.
+pub const LONGEST_HANDLE: usize = 64;
+
+/// What a directory of a server is mounted by.
+pub struct Exported {
+    /// Where NFS is served.
+    pub port: u16,
+    /// The directory's handle.
+    pub handle: Vec<u8>,
+}
+
+/// Finds a directory of a server.
+pub fn find(server: IpAddr, path: &str) -> Result<Exported, String> {
+    let mapper = Connection::new(server, MAPPER_PORT).map_err(|error| {
+        format!("the port mapper of {server} can't be reached: {}", kernel::explain(error))
+    })?;
+    let mount = port_of(&mapper, server, (MOUNT.program, MOUNT.version), 1)
+        .ok_or_else(|| format!("{server} has no mount service of version 3 over TCP"))?;
+    let port = port_of(&mapper, server, NFS, 2).unwrap_or(NFS_PORT);
+    drop(mapper);
+    let connection = Connection::new(server, mount).map_err(|error| {
+        format!("the mount service of {server} can't be reached: {}", kernel::explain(error))
+    })?;
+    let mut message = rpc::call(1, MOUNT);
+    message.bytes(path.as_bytes());
+    let answer =
+        connection.ask(&message).map_err(|_| format!("the mount service of {server} doesn't answer"))?;
+    let results = rpc::results(1, &answer).ok_or_else(|| format!("{server} doesn't serve mounts"))?;
+    let handle = handle(results).map_err(|status| explain(status, path))?;
+    Ok(Exported { port, handle })
+}
+
+/// Where a program is served over TCP.
+fn port_of(mapper: &Connection, server: IpAddr, service: (u32, u32), transaction: u32) -> Option<u16> {
+    let (program, version) = service;
+    let message = if server.is_ipv4() {
+        let mut message = rpc::call(transaction, GET_PORT);
+        message.words(&[program, version, TCP as u32, 0]);
+        message
+    } else {
+        let mut message = rpc::call(transaction, GET_ADDRESS);
+        message.words(&[program, version]).bytes(b"tcp6").bytes(b"").bytes(b"");
+        message
+    };
+    let answer = mapper.ask(&message).ok()?;
+    let mut results = rpc::results(transaction, &answer)?;
+    let port = if server.is_ipv4() {
+        u16::try_from(results.word()?).ok()?
+    } else {
+        last_two(results.bytes(LONGEST_ADDRESS)?)?
+    };
+    (port > 0).then_some(port)
+}
+
+/// The port in a universal address (RFC 5665 section 5.2.3.4): its last two numbers, with dots.
+fn last_two(address: &[u8]) -> Option<u16> {
+    let mut parts = core::str::from_utf8(address).ok()?.rsplit('.');
+    let low: u8 = parts.next()?.parse().ok()?;
+    let high: u8 = parts.next()?.parse().ok()?;
+    Some(u16::from_be_bytes([high, low]))
+}
+
+/// The handle in an answer, or why there is none (`mountstat3`).
+fn handle(mut results: Reader<'_>) -> Result<Vec<u8>, u32> {
+    match results.word() {
+        Some(0) => results.bytes(LONGEST_HANDLE).map(<[u8]>::to_vec).ok_or(0),
+        status => Err(status.unwrap_or(0)),
+    }
+}
+
+fn explain(status: u32, path: &str) -> String {
+    match status {
+        1 | 13 => format!("its server doesn't let this machine mount {path}"),
+        2 => format!("its server has no {path}"),
+        20 => format!("{path} is no directory of its server"),
+        0 => "its server's answer makes no sense".into(),
+        other => format!("its server refuses {path}: status {other}"),
+    }
+}
+
+/// A connection to a service.
+struct Connection(Descriptor);
+
+impl Connection {
+    fn new(server: IpAddr, port: u16) -> Result<Self, Errno> {
+        let (family, (level, range)) = if server.is_ipv4() { (INET, RANGE) } else { (INET6, RANGE6) };
+        let socket = Descriptor::socket(family, STREAM, 0)?;
+        // `struct timeval`: seconds, microseconds.
+        let mut time = [0; 16];
+        time[..4].copy_from_slice(&PATIENCE.to_le_bytes());
+        socket.set_option(SOCKET, SEND_TIMEOUT, &time)?;
+        socket.set_option(SOCKET, RECEIVE_TIMEOUT, &time)?;
+        socket.set_option(TCP, CONNECT_TIMEOUT, &PATIENCE.to_le_bytes())?;
+        socket.set_option(level, range, &LOW.to_le_bytes())?;
+        socket.connect(&addresses::socket(server, port))?;
+        Ok(Connection(socket))
+    }
+
+    /// Sends a call and waits for the message that answers it.
+    fn ask(&self, message: &Writer) -> Result<Vec<u8>, Errno> {
+        let mut rest = &rpc::record(&message.0)[..];
+        while !rest.is_empty() {
+            let count = self.0.write(rest)?;
+            rest = rest.get(count..).filter(|_| count > 0).ok_or(EIO)?;
+        }
+        let mut answer = Vec::new();
+        loop {
+            let mark = self.read(MARK)?.try_into().map_err(|_| EIO)?;
+            let (length, last) = rpc::marked(mark);
+            if answer.len().saturating_add(length) > LONGEST || (length == 0 && !last) {
+                return Err(EIO);
+            }
+            answer.extend(self.read(length)?);
+            if last {
+                return Ok(answer);
+            }
+        }
+    }
+
+    fn read(&self, length: usize) -> Result<Vec<u8>, Errno> {
+        let mut bytes = vec![0; length];
+        let mut done = 0;
+        while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            match self.0.read(rest)? {
+                0 => return Err(EIO),
+                count => done += count,
+            }
+        }
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_and_handles_are_read_from_answers() {
+        assert_eq!(last_two(b"fd77::1.8.1"), Some(2049));
+        assert!([&b""[..], b"8", b"::.300.1", b"\xff.1.1"].iter().all(|text| last_two(text).is_none()));
+        let answer = |words: &[u32], handle: &[u8]| {
+            let mut writer = Writer::default();
+            writer.words(words).bytes(handle);
+            writer.0
+        };
+        let found = answer(&[0], b"abc");
+        assert_eq!(handle(Reader::new(&found)), Ok(b"abc".to_vec()));
+        assert_eq!(handle(Reader::new(&answer(&[13], b""))), Err(13));
+        assert_eq!(handle(Reader::new(&answer(&[0], &[0; LONGEST_HANDLE + 1]))), Err(0));
+        assert_eq!(handle(Reader::new(&[])), Err(0));
+    }
+}

@@ -1,0 +1,134 @@
+//! NFS on a NetBSD component set: what a server exports is mounted as the configuration says.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Stdio},
+};
+
+use tests::{
+    bake,
+    guest::{Guest, Outcome},
+    needs,
+    netbsd::{arguments, program},
+    network::{Link, Network},
+    scratch,
+};
+
+/// A folder of ours; gone when dropped.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let folder = scratch().join(format!("{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(folder.join("export")).expect("a folder of ours");
+        Folder(folder)
+    }
+
+    fn export(&self) -> PathBuf {
+        self.0.join("export")
+    }
+
+    /// A file with a text.
+    fn file(&self, name: &str, text: &str) -> PathBuf {
+        let file = self.0.join(name);
+        fs::write(&file, text).expect("written");
+        file
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A port mapper and an NFS server on the network, which ends with it.
+fn serve(network: &Network, folder: &Folder) -> Child {
+    let export = folder.export();
+    let export = export.display();
+    let configuration = folder.file(
+        "ganesha.conf",
+        &format!(
+            "NFS_CORE_PARAM {{ Protocols = 3; Enable_NLM = false; Enable_RQUOTA = false; }}
+             EXPORT {{ Export_Id = 1; Path = {export}; Pseudo = /export; Access_Type = RW;
+                       Squash = No_Root_Squash; SecType = sys; FSAL {{ Name = VFS; }} }}
+             LOG {{ COMPONENTS {{ DBUS = FATAL; }} }}"
+        ),
+    );
+    // `ip netns exec` gives them mounts of their own, so that they meet no other port mapper in /run.
+    let script = format!(
+        "set -e; mount -t tmpfs none /run; rpcbind -f -w &
+         for i in $(seq 200); do [ -S /run/rpcbind.sock ] && break; sleep 0.05; done
+         exec ganesha.nfsd -F -L /dev/stdout -f {} -p /run/ganesha.pid",
+        configuration.display()
+    );
+    let mut server = network
+        .command("sh")
+        .args(["-c", &script])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    let mut log = BufReader::new(server.stdout.take().expect("a pipe")).lines();
+    let found = log.by_ref().map_while(Result::ok).any(|line| line.contains("NFS SERVER INITIALIZED"));
+    assert!(found, "the server starts");
+    // What it says later is read, or it would wait.
+    std::thread::spawn(move || log.for_each(drop));
+    server
+}
+
+fn mounts(sources: &[(&str, &str)]) -> String {
+    sources
+        .iter()
+        .map(|(source, target)| {
+            format!("[[mount]]\ntype = \"nfs\"\nsource = \"{source}\"\ntarget = \"{target}\"\n")
+        })
+        .collect()
+}
+
+fn image(name: &str, folder: &Folder, program: &(PathBuf, PathBuf), mounts: &str, words: &[&str]) -> PathBuf {
+    let file = folder.file("mounts.toml", mounts);
+    let mut all = arguments(&program.0, &[&program.1]);
+    all.extend(["--config".into(), file.into(), "--".into()]);
+    all.extend(words.iter().map(Into::into));
+    bake(name, all)
+}
+
+fn run(network: &Network, image: &Path, cpus: usize) -> Outcome {
+    let guest = Guest::new(image).cpus(cpus);
+    network.attach_with(guest, &[], "address=10.77.0.2/24,address=fd77::2/64").run()
+}
+
+#[test]
+fn what_a_server_exports_is_mounted() {
+    needs!("gcc", "ld", "objcopy", "qemu-system-x86_64", "rpcbind", "ganesha.nfsd");
+    let Some(program) = program("disks.c") else { return };
+    let Some(network) = Network::new(Link::Tap { queues: 1 }) else { return };
+    let folder = Folder::new("netbsd-nfs");
+    let export = folder.export();
+    let path = export.to_str().expect("UTF-8");
+    // Before there is a server.
+    let sources = [format!("10.77.0.1:{path}"), format!("[fd77::1]:{path}")];
+    let both = mounts(&[(&sources[0], "/four"), (&sources[1], "/six")]);
+    let image_of_both = image("netbsd-nfs", &folder, &program, &both, &["/four=0", "/six=1"]);
+    let console = run(&network, &image_of_both, 1).exited(125).to_string();
+    assert!(
+        console.contains("the port mapper of 10.77.0.1 can't be reached: nobody listens there"),
+        "{console}"
+    );
+    let mut server = serve(&network, &folder);
+    let console = run(&network, &image_of_both, 2).exited(0).to_string();
+    assert!(console.contains("/four: 1\n") && console.contains("/six: 2\n"), "{console}");
+    assert_eq!(fs::read_to_string(export.join("count")).expect("written"), "2\n");
+    assert_eq!(fs::read(export.join("folder/large")).expect("written").len(), 300_000);
+    let absent = mounts(&[("10.77.0.1:/nothing/there", "/data")]);
+    let console = run(&network, &image("netbsd-nfs-absent", &folder, &program, &absent, &[]), 1)
+        .exited(125)
+        .to_string();
+    assert!(console.contains("nfs cannot be mounted at /data: its server"), "{console}");
+    let _ = server.kill();
+    let _ = server.wait();
+}
