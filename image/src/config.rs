@@ -69,6 +69,8 @@ pub struct Mount {
     pub format: bool,
     /// tmpfs: size limit in bytes; 0 is half of the memory.
     pub size: u64,
+    /// Networks (`10.0.2.0/24`) whose machines may mount it by NFS, for NetBSD's components.
+    pub exported_to: Vec<String>,
 }
 
 /// The server's address and the path of an NFS mount's source: `10.0.0.1:/data`, `[fd00::1]:/data`.

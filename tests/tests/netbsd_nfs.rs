@@ -1,17 +1,17 @@
-//! NFS on a NetBSD component set: what a server exports is mounted as the configuration says.
+//! NFS on a NetBSD component set: what a server exports is mounted, and mounts are exported, as the configuration says.
 
 use std::{
     fs,
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
 };
 
 use tests::{
     bake,
     guest::{Guest, Outcome},
     needs,
-    netbsd::{arguments, program},
+    netbsd::{arguments, program, succeed},
     network::{Link, Network},
     scratch,
 };
@@ -131,4 +131,52 @@ fn what_a_server_exports_is_mounted() {
     assert!(console.contains("nfs cannot be mounted at /data: its server"), "{console}");
     let _ = server.kill();
     let _ = server.wait();
+}
+
+#[test]
+fn mounts_are_exported() {
+    needs!("gcc", "ld", "objcopy", "qemu-system-x86_64", "mke2fs", "e2fsck", "debugfs", "rpcinfo");
+    needs!("nfs-ls", "nfs-cp", "nfs-cat");
+    let Some(program) = program("http.c") else { return };
+    let Some(network) = Network::new(Link::Tap { queues: 1 }) else { return };
+    let folder = Folder::new("netbsd-nfs-server");
+    let disk = folder.0.join("disk");
+    succeed(
+        Command::new("mke2fs").args(["-q", "-t", "ext2", "-O", "none", "-I", "128"]).arg(&disk).arg("8M"),
+    );
+    let exports = "[[mount]]\nsource = \"/dev/vda\"\ntarget = \"/data\"\ntype = \"ext2fs\"\n\
+                   exported_to = [\"10.77.0.0/24\", \"fd77::/64\"]\n\
+                   [[mount]]\ntarget = \"/others\"\ntype = \"tmpfs\"\nexported_to = [\"192.0.2.0/24\"]\n";
+    let image = image("netbsd-nfs-server", &folder, &program, exports, &[]);
+    let guest = Guest::new(&image).machine("q35").cpus(2).disk(&disk);
+    let mut running = network.attach_with(guest, &[80], "address=10.77.0.2/24,address=fd77::2/64").start();
+    running.wait_for("nfs: /others for 192.0.2.0/24");
+    let client = |program: &str, words: &[&str]| {
+        let output = network.command(program).args(words).output().expect("it starts");
+        let messages = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.success(), output.stdout, messages)
+    };
+    for words in
+        [["tcp", "10.77.0.2", "100003"], ["udp", "10.77.0.2", "100005"], ["tcp6", "fd77::2", "100003"]]
+    {
+        let (good, _, messages) = client("rpcinfo", &["-T", words[0], words[1], words[2], "3"]);
+        assert!(good, "{words:?}: {messages}");
+    }
+    let content: Vec<u8> = (0..1_000_003u32).map(|index| (index * 7 + index / 1000) as u8).collect();
+    let local = folder.0.join("local");
+    fs::write(&local, &content).expect("written");
+    let local = local.to_str().expect("UTF-8");
+    let (good, _, messages) = client("nfs-cp", &[local, "nfs://10.77.0.2/data/file?version=3&uid=0&gid=0"]);
+    assert!(good, "{messages}");
+    let (_, got, messages) = client("nfs-cat", &["nfs://10.77.0.2/data/file?version=3"]);
+    assert!(got == content, "{} bytes: {messages}", got.len());
+    for (path, error) in [("/others", "MNT3ERR_ACCES"), ("/data/lost+found", "MNT3ERR_NOENT")] {
+        let (_, listing, messages) = client("nfs-ls", &[&format!("nfs://10.77.0.2{path}?version=3")]);
+        assert!(listing.is_empty() && messages.contains(error), "{path}: {messages}");
+    }
+    network.answer(&mut running, 80, b"GET /quit HTTP/1.1\r\n\r\n");
+    running.wait().exited(0);
+    succeed(Command::new("e2fsck").args(["-f", "-n"]).arg(&disk));
+    let said = Command::new("debugfs").args(["-R", "cat /file"]).arg(&disk).output().expect("debugfs");
+    assert!(said.stdout == content, "the file is on the disk");
 }

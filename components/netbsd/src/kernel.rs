@@ -11,10 +11,10 @@ use crate::{
     thread,
     user::rump::{
         rump___sysimpl___sysctl, rump___sysimpl_accept, rump___sysimpl_bind, rump___sysimpl_close,
-        rump___sysimpl_connect, rump___sysimpl_ioctl, rump___sysimpl_listen, rump___sysimpl_open,
-        rump___sysimpl_pread, rump___sysimpl_read, rump___sysimpl_recvfrom, rump___sysimpl_sendto,
-        rump___sysimpl_setsockopt, rump___sysimpl_shutdown, rump___sysimpl_socket30, rump___sysimpl_write,
-        rump_pub_lwproc_rfork,
+        rump___sysimpl_connect, rump___sysimpl_getsockname, rump___sysimpl_ioctl, rump___sysimpl_listen,
+        rump___sysimpl_open, rump___sysimpl_pread, rump___sysimpl_read, rump___sysimpl_recvfrom,
+        rump___sysimpl_sendto, rump___sysimpl_setsockopt, rump___sysimpl_shutdown, rump___sysimpl_socket30,
+        rump___sysimpl_write, rump_pub_lwproc_rfork,
     },
 };
 
@@ -126,11 +126,44 @@ impl Descriptor {
             .map(|_| ())
     }
 
+    /// The address of a socket goes to `place`; returns its length.
+    pub fn address(&self, place: &mut [u8]) -> Result<usize, Errno> {
+        let get = rump___sysimpl_getsockname().ok_or(ENOSYS)?;
+        let mut length = place.len() as u32;
+        // SAFETY: the kernel's function, with a place of the length that it gets.
+        checked(unsafe { get(self.0, place.as_mut_ptr().cast(), &mut length) } as isize)
+            .map(|_| place.len().min(length as usize))
+    }
+
     /// Lets others connect; `backlog` connections wait to be accepted.
     pub fn listen(&self, backlog: c_int) -> Result<(), Errno> {
         let listen = rump___sysimpl_listen().ok_or(ENOSYS)?;
         // SAFETY: the kernel's function.
         checked(unsafe { listen(self.0, backlog) } as isize).map(|_| ())
+    }
+
+    /// Waits for a connection; its address goes to `from`, of which the length is returned.
+    pub fn accept_from(&self, from: &mut [u8]) -> Result<(Self, usize), Errno> {
+        let accept = rump___sysimpl_accept().ok_or(ENOSYS)?;
+        let mut length = from.len() as u32;
+        // SAFETY: the kernel's function, with a place of the length that it gets.
+        checked(unsafe { accept(self.0, from.as_mut_ptr().cast(), &mut length) } as isize)
+            .map(|number| (Descriptor(number as c_int), from.len().min(length as usize)))
+    }
+
+    /// Receives; the sender's address goes to `from`. Returns both lengths.
+    pub fn receive_from(&self, bytes: &mut [u8], from: &mut [u8]) -> Result<(usize, usize), Errno> {
+        let receive = rump___sysimpl_recvfrom().ok_or(ENOSYS)?;
+        let mut length = from.len() as u32;
+        let place = bytes.as_mut_ptr().cast();
+        // SAFETY: the kernel's function, with places of the lengths that it gets.
+        checked(unsafe { receive(self.0, place, bytes.len(), 0, from.as_mut_ptr().cast(), &mut length) })
+            .map(|count| (count.min(bytes.len()), from.len().min(length as usize)))
+    }
+
+    /// Its number.
+    pub fn number(&self) -> c_int {
+        self.0
     }
 
     /// Waits for a connection; from whom doesn't matter.

@@ -16,7 +16,7 @@ mod setup;
 pub use self::{
     dhcp::{Client, Step},
     message::{CLIENT_PORT, Lease, Reply, SERVER_PORT},
-    setup::Setup,
+    setup::{Setup, prefixed},
 };
 
 /// Six bytes of an Ethernet interface.

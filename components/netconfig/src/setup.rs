@@ -76,7 +76,7 @@ impl Setup {
 }
 
 /// An address with the bits of its subnet.
-fn prefixed(text: &str) -> Option<(IpAddr, u8)> {
+pub fn prefixed(text: &str) -> Option<(IpAddr, u8)> {
     let (address, prefix) = text.split_once('/')?;
     let address: IpAddr = address.parse().ok()?;
     let most = if address.is_ipv4() { 32 } else { 128 };

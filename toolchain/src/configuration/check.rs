@@ -49,6 +49,15 @@ pub fn network_address(text: &str) -> Result<(), String> {
     }
 }
 
+/// A network, or with `/0` all addresses of a family.
+pub fn network(text: &str) -> Result<(), String> {
+    match text.strip_suffix("/0").map(|all| all.parse::<IpAddr>().is_ok()).unwrap_or(prefixed(text).is_some())
+    {
+        true => Ok(()),
+        false => Err(format!("`{text}` is not a network, as 10.0.2.0/24")),
+    }
+}
+
 /// Splits an address and its prefix length.
 pub fn prefixed(text: &str) -> Option<(IpAddr, u8)> {
     let (address, prefix) = text.split_once('/')?;

@@ -79,6 +79,8 @@ pub(crate) struct MountTable {
     #[serde(default)]
     format: bool,
     size: Option<Spanned<String>>,
+    #[serde(default)]
+    exported_to: Vec<Spanned<String>>,
 }
 
 /// `[[network]]`.
@@ -158,17 +160,17 @@ pub(crate) fn mount(table: &MountTable) -> Result<Mount, Complaint> {
         read_only: table.read_only,
         format: table.format,
         size: size.unwrap_or(0),
+        exported_to: list(&table.exported_to, check::network)?,
     })
+}
+
+/// Texts that are each checked.
+fn list(values: &[Spanned<String>], check: fn(&str) -> Result<(), String>) -> Result<Vec<String>, Complaint> {
+    values.iter().map(|value| checked(value, check).map(|()| value.get_ref().clone())).collect()
 }
 
 fn network(table: &NetworkTable) -> Result<Network, Complaint> {
     checked(&table.interface, check::interface)?;
-    let list = |values: &[Spanned<String>], check: fn(&str) -> Result<(), String>| {
-        values
-            .iter()
-            .map(|value| checked(value, check).map(|()| value.get_ref().clone()))
-            .collect::<Result<Vec<_>, Complaint>>()
-    };
     if let Some(mac) = &table.mac {
         checked(mac, check::mac)?;
     }
@@ -352,6 +354,10 @@ mod tests {
         refused("[[network]]\ninterface = \"much-too-long-a-name\"", "interface");
         refused("[[network]]\ninterface = \"e\"\ngateway = \"x\"", "IP address");
         refused("[[network]]\ninterface = \"e\"\naddresses = [\"10.0.0.1\"]", "prefix length");
+        refused(
+            "[[mount]]\ntarget = \"/t\"\ntype = \"tmpfs\"\nexported_to = [\"10.0.0.1\"]",
+            "not a network",
+        );
         refused("[[network]]\ninterface = \"e\"\naddresses = [\"224.0.0.1/4\"]", "can't be the address");
         refused("[[network]]\ninterface = \"e\"\ngateways = [\"10.0.0.1\", \"10.0.0.2\"]", "second gateway");
         refused("[[network]]\ninterface = \"e\"\nmac = \"52:54:00\"", "MAC address");

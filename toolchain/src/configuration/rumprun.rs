@@ -187,6 +187,7 @@ fn mount(target: &str, value: MountValue) -> Result<Mount, String> {
         kind: "tmpfs".into(),
         read_only: false,
         format: false,
+        exported_to: Vec::new(),
         size: size.unwrap_or(0),
     };
     match value.source {

@@ -18,10 +18,14 @@ const COMPONENTS: &[(&str, &str)] = &[
     ("ffs", "rumpfs_ffs"),
     ("kernfs", "rumpfs_kernfs"),
     ("msdos", "rumpfs_msdos"),
-    ("nfs", "rumpfs_nfs"),
+    (NFS, "rumpfs_nfs"),
     ("ptyfs", "rumpfs_ptyfs"),
     ("tmpfs", "rumpfs_tmpfs"),
 ];
+/// What other machines have.
+const NFS: &str = "nfs";
+/// What an NFS server is made of: it has much in common with the client.
+const SERVER: &[&str] = &["rumpfs_nfs", "rumpfs_nfsserver"];
 /// File systems without a disk.
 const WITHOUT_DISK: &[&str] = &["fdesc", "kernfs", "ptyfs", "tmpfs"];
 
@@ -35,7 +39,7 @@ pub fn check_mount(kind: &str, source: &str) -> Result<(), String> {
             known.join(", ")
         ));
     }
-    if kind == "nfs" {
+    if kind == NFS {
         return match exported(source.as_bytes()) {
             Some(_) => Ok(()),
             None => Err("nfs needs a server's address and a path: source = \"10.0.0.1:/data\"".into()),
@@ -69,6 +73,9 @@ pub fn check_linux(configuration: &Configuration) -> Result<(), Error> {
 
 fn check_mounts(configuration: &Configuration, otherwise: &str) -> Result<(), Error> {
     for mount in &configuration.mounts {
+        if !mount.exported_to.is_empty() {
+            return Err(Error::Other(format!("{} exported_to {otherwise}", described(mount))));
+        }
         let on_file = mount.kind == "ext4" && !mount.source.starts_with(b"/dev/");
         if on_file || !BUILT_IN.contains(&mount.kind.as_str()) {
             let what = if on_file { "on a file of the image " } else { "" };
@@ -88,16 +95,25 @@ pub fn components(set: &Path, configuration: &Configuration) -> Result<Vec<Strin
                 described(mount)
             )));
         }
-        let component = COMPONENTS.iter().find(|(kind, _)| *kind == mount.kind).map_or("", |(_, name)| name);
-        if !set.join(format!("lib/rump/lib{component}.a")).is_file() {
+        if mount.kind == NFS && !mount.exported_to.is_empty() {
             return Err(Error::Other(format!(
-                "{} needs the component {component}, which {} has not",
-                described(mount),
-                set.display()
+                "{}: what another server has can't be exported",
+                described(mount)
             )));
         }
-        if !needed.iter().any(|present| present == component) {
-            needed.push(component.into());
+        let component = COMPONENTS.iter().find(|(kind, _)| *kind == mount.kind).map_or("", |(_, name)| name);
+        let server = if mount.exported_to.is_empty() { &[][..] } else { SERVER };
+        for component in [&component].into_iter().chain(server) {
+            if !set.join(format!("lib/rump/lib{component}.a")).is_file() {
+                return Err(Error::Other(format!(
+                    "{} needs the component {component}, which {} has not",
+                    described(mount),
+                    set.display()
+                )));
+            }
+            if !needed.iter().any(|present| present == component) {
+                needed.push((*component).into());
+            }
         }
     }
     Ok(needed)
@@ -114,6 +130,7 @@ mod tests {
             kind: kind.into(),
             read_only: false,
             format: false,
+            exported_to: Vec::new(),
             size: 0,
         };
         Configuration { mounts: vec![mount], ..Default::default() }
@@ -137,6 +154,11 @@ mod tests {
         std::fs::write(archives.join("librumpfs_ffs.a"), "").expect("written");
         let found = components(set.path(), &configuration("ffs", "/dev/vda")).expect("there");
         assert_eq!(found, ["rumpfs_ffs"]);
+        let mut exported = configuration("ffs", "/dev/vda");
+        exported.mounts[0].exported_to.push("10.0.0.0/8".into());
+        assert!(check_linux(&exported).is_err());
+        let message = components(set.path(), &exported).expect_err("no server").to_string();
+        assert!(message.contains("the component rumpfs_nfs"), "{message}");
         let mut formatted = configuration("ffs", "/dev/vda");
         formatted.mounts[0].format = true;
         assert!(components(set.path(), &formatted).is_err());

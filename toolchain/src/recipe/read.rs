@@ -175,6 +175,7 @@ fn configuration(table: &RecipeTable, name: &str, disks: &[Disk]) -> Result<Conf
         kind: "ext4".into(),
         read_only: false,
         format: true,
+        exported_to: Vec::new(),
         size: 0,
     });
     let others = table.mount.iter().map(mount).collect::<Result<Vec<_>, _>>()?;

@@ -42,6 +42,15 @@ pub fn socket(address: IpAddr, port: u16) -> Vec<u8> {
     }
 }
 
+/// The address in a socket address.
+pub fn of_socket(bytes: &[u8]) -> Option<IpAddr> {
+    match *bytes.get(1)? {
+        INET => bytes.get(4..8)?.try_into().ok().map(|octets: [u8; 4]| octets.into()),
+        INET6 => bytes.get(8..24)?.try_into().ok().map(|octets: [u8; 16]| octets.into()),
+        _ => None,
+    }
+}
+
 /// An address for a routing message, whose parts are padded to 8 bytes, and where link-local ones carry the
 /// interface's index in their second pair of bytes.
 pub fn for_route(address: IpAddr, index: u32) -> Vec<u8> {
@@ -78,6 +87,10 @@ mod tests {
     #[test]
     fn addresses_have_their_layout() {
         assert_eq!(inet(Ipv4Addr::new(10, 0, 2, 15), 68)[..8], [16, 2, 0, 68, 10, 0, 2, 15]);
+        for address in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+            assert_eq!(of_socket(&socket(address, 1)), Some(address));
+            assert_eq!(of_socket(&socket(address, 1)[..7]), None);
+        }
         assert_eq!(socket(Ipv6Addr::LOCALHOST.into(), 0x801)[..4], [28, INET6, 8, 1]);
         let local: Ipv6Addr = "fe80::5".parse().unwrap();
         let route = for_route(local.into(), 3);

@@ -1,24 +1,20 @@
 //! Asks an NFS server for what it exports: its port mapper for ports (RFC 1833), and its mount service for the handle of a
 //! directory (RFC 1813, appendix I), by TCP.
 
-use alloc::{format, string::String, vec, vec::Vec};
+use alloc::{format, string::String, vec::Vec};
 use core::{ffi::c_int, net::IpAddr};
 
 use super::{
-    rpc::{self, MARK, Procedure},
-    xdr::{Reader, Writer},
+    rpc::{self, Procedure},
+    stream::{STREAM, Stream},
+    xdr::Reader,
 };
 use crate::{
-    errno::{EIO, Errno},
+    errno::Errno,
     kernel::{self, Descriptor},
     network::addresses::{self, INET, INET6},
 };
 
-/// `SOCK_STREAM`; `SOL_SOCKET` and its `SO_SNDTIMEO`, `SO_RCVTIMEO`.
-const STREAM: c_int = 1;
-const SOCKET: c_int = 0xffff;
-const SEND_TIMEOUT: c_int = 0x100b;
-const RECEIVE_TIMEOUT: c_int = 0x100c;
 /// `IPPROTO_IP` with `IP_PORTRANGE`, `IPPROTO_IPV6` with `IPV6_PORTRANGE`, and their value for ports below 1024, which
 /// servers ask of who may be root.
 const RANGE: (c_int, c_int) = (0, 19);
@@ -29,8 +25,6 @@ const TCP: c_int = 6;
 const CONNECT_TIMEOUT: c_int = 7;
 /// How long a connection, and an answer, may take, in seconds.
 const PATIENCE: u32 = 20;
-/// The longest answer.
-const LONGEST: usize = 8192;
 /// The port mapper's port, and where NFS is if it doesn't say.
 const MAPPER_PORT: u16 = 111;
 const NFS_PORT: u16 = 2049;
@@ -56,27 +50,27 @@ pub struct Exported {
 
 /// Finds a directory of a server.
 pub fn find(server: IpAddr, path: &str) -> Result<Exported, String> {
-    let mapper = Connection::new(server, MAPPER_PORT).map_err(|error| {
+    let mapper = connect(server, MAPPER_PORT).map_err(|error| {
         format!("the port mapper of {server} can't be reached: {}", kernel::explain(error))
     })?;
     let mount = port_of(&mapper, server, (MOUNT.program, MOUNT.version), 1)
         .ok_or_else(|| format!("{server} has no mount service of version 3 over TCP"))?;
     let port = port_of(&mapper, server, NFS, 2).unwrap_or(NFS_PORT);
     drop(mapper);
-    let connection = Connection::new(server, mount).map_err(|error| {
+    let connection = connect(server, mount).map_err(|error| {
         format!("the mount service of {server} can't be reached: {}", kernel::explain(error))
     })?;
     let mut message = rpc::call(1, MOUNT);
     message.bytes(path.as_bytes());
     let answer =
-        connection.ask(&message).map_err(|_| format!("the mount service of {server} doesn't answer"))?;
+        connection.ask(&message.0).map_err(|_| format!("the mount service of {server} doesn't answer"))?;
     let results = rpc::results(1, &answer).ok_or_else(|| format!("{server} doesn't serve mounts"))?;
     let handle = handle(results).map_err(|status| explain(status, path))?;
     Ok(Exported { port, handle })
 }
 
 /// Where a program is served over TCP.
-fn port_of(mapper: &Connection, server: IpAddr, service: (u32, u32), transaction: u32) -> Option<u16> {
+fn port_of(mapper: &Stream, server: IpAddr, service: (u32, u32), transaction: u32) -> Option<u16> {
     let (program, version) = service;
     let message = if server.is_ipv4() {
         let mut message = rpc::call(transaction, GET_PORT);
@@ -87,7 +81,7 @@ fn port_of(mapper: &Connection, server: IpAddr, service: (u32, u32), transaction
         message.words(&[program, version]).bytes(b"tcp6").bytes(b"").bytes(b"");
         message
     };
-    let answer = mapper.ask(&message).ok()?;
+    let answer = mapper.ask(&message.0).ok()?;
     let mut results = rpc::results(transaction, &answer)?;
     let port = if server.is_ipv4() {
         u16::try_from(results.word()?).ok()?
@@ -123,61 +117,20 @@ fn explain(status: u32, path: &str) -> String {
     }
 }
 
-/// A connection to a service.
-struct Connection(Descriptor);
-
-impl Connection {
-    fn new(server: IpAddr, port: u16) -> Result<Self, Errno> {
-        let (family, (level, range)) = if server.is_ipv4() { (INET, RANGE) } else { (INET6, RANGE6) };
-        let socket = Descriptor::socket(family, STREAM, 0)?;
-        // `struct timeval`: seconds, microseconds.
-        let mut time = [0; 16];
-        time[..4].copy_from_slice(&PATIENCE.to_le_bytes());
-        socket.set_option(SOCKET, SEND_TIMEOUT, &time)?;
-        socket.set_option(SOCKET, RECEIVE_TIMEOUT, &time)?;
-        socket.set_option(TCP, CONNECT_TIMEOUT, &PATIENCE.to_le_bytes())?;
-        socket.set_option(level, range, &LOW.to_le_bytes())?;
-        socket.connect(&addresses::socket(server, port))?;
-        Ok(Connection(socket))
-    }
-
-    /// Sends a call and waits for the message that answers it.
-    fn ask(&self, message: &Writer) -> Result<Vec<u8>, Errno> {
-        let mut rest = &rpc::record(&message.0)[..];
-        while !rest.is_empty() {
-            let count = self.0.write(rest)?;
-            rest = rest.get(count..).filter(|_| count > 0).ok_or(EIO)?;
-        }
-        let mut answer = Vec::new();
-        loop {
-            let mark = self.read(MARK)?.try_into().map_err(|_| EIO)?;
-            let (length, last) = rpc::marked(mark);
-            if answer.len().saturating_add(length) > LONGEST || (length == 0 && !last) {
-                return Err(EIO);
-            }
-            answer.extend(self.read(length)?);
-            if last {
-                return Ok(answer);
-            }
-        }
-    }
-
-    fn read(&self, length: usize) -> Result<Vec<u8>, Errno> {
-        let mut bytes = vec![0; length];
-        let mut done = 0;
-        while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            match self.0.read(rest)? {
-                0 => return Err(EIO),
-                count => done += count,
-            }
-        }
-        Ok(bytes)
-    }
+/// Connects to a service.
+fn connect(server: IpAddr, port: u16) -> Result<Stream, Errno> {
+    let (family, (level, range)) = if server.is_ipv4() { (INET, RANGE) } else { (INET6, RANGE6) };
+    let socket = Descriptor::socket(family, STREAM, 0)?;
+    socket.set_option(TCP, CONNECT_TIMEOUT, &PATIENCE.to_le_bytes())?;
+    socket.set_option(level, range, &LOW.to_le_bytes())?;
+    socket.connect(&addresses::socket(server, port))?;
+    Stream::new(socket, PATIENCE)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nfs::xdr::Writer;
 
     #[test]
     fn ports_and_handles_are_read_from_answers() {

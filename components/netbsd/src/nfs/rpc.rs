@@ -57,6 +57,48 @@ pub fn results(transaction: u32, message: &[u8]) -> Option<Reader<'_>> {
     (reader.word()? == SUCCESS).then_some(reader)
 }
 
+/// Why a call isn't served (`accept_stat`).
+pub enum Refusal {
+    /// There is no such program.
+    Program,
+    /// It has other versions: from the first to the second.
+    Version([u32; 2]),
+    /// It has no such procedure.
+    Procedure,
+    /// The arguments can't be read.
+    Arguments,
+}
+
+/// The transaction, procedure and arguments of a call; `None` if it is none. Who calls isn't looked at.
+pub fn called(message: &[u8]) -> Option<(u32, Procedure, Reader<'_>)> {
+    let mut reader = Reader::new(message);
+    let transaction = reader.word()?;
+    for expected in [CALL, VERSION] {
+        (reader.word()? == expected).then_some(())?;
+    }
+    let procedure = Procedure { program: reader.word()?, version: reader.word()?, number: reader.word()? };
+    // Credentials, and what proves them.
+    for _ in 0..2 {
+        reader.word()?;
+        reader.bytes(LONGEST_CREDENTIALS)?;
+    }
+    Some((transaction, procedure, reader))
+}
+
+/// The reply to a call.
+pub fn reply(transaction: u32, results: Result<Writer, Refusal>) -> Vec<u8> {
+    let mut message = Writer::default();
+    message.words(&[transaction, REPLY, ACCEPTED, NO_CREDENTIALS]).bytes(b"");
+    match results {
+        Ok(results) => message.words(&[SUCCESS]).0.extend(results.0),
+        Err(Refusal::Program) => _ = message.words(&[1]),
+        Err(Refusal::Version([low, high])) => _ = message.words(&[2, low, high]),
+        Err(Refusal::Procedure) => _ = message.words(&[3]),
+        Err(Refusal::Arguments) => _ = message.words(&[4]),
+    }
+    message.0
+}
+
 /// A message as one record.
 pub fn record(message: &[u8]) -> Vec<u8> {
     let mut record = (message.len() as u32 | LAST).to_be_bytes().to_vec();

@@ -22,6 +22,12 @@ impl<'a> Reader<'a> {
         Some(taken)
     }
 
+    /// What wasn't read.
+    #[cfg(test)]
+    pub fn rest(&self) -> &'a [u8] {
+        self.0
+    }
+
     /// An unsigned integer.
     pub fn word(&mut self) -> Option<u32> {
         self.take(WORD)?.try_into().ok().map(u32::from_be_bytes)

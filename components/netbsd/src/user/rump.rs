@@ -47,6 +47,10 @@ weak! {
     fn rump___sysimpl_chdir(*const c_char) -> c_int;
     /// Mounts a file system.
     fn rump___sysimpl_mount50(*const c_char, *const c_char, c_int, *mut c_void, usize) -> c_int;
+    /// Serves NFS.
+    fn rump___sysimpl_nfssvc(c_int, *mut c_void) -> c_int;
+    /// The handle of a file, as NFS has it.
+    fn rump___sysimpl_getfh30(*const c_char, *mut c_void, *mut usize) -> c_int;
     /// Makes a descriptor the same as another.
     fn rump___sysimpl_dup2(c_int, c_int) -> c_int;
     /// Opens a socket.
@@ -59,6 +63,8 @@ weak! {
     fn rump___sysimpl_bind(c_int, *const c_void, u32) -> c_int;
     /// Connects a socket.
     fn rump___sysimpl_connect(c_int, *const c_void, u32) -> c_int;
+    /// The address of a socket.
+    fn rump___sysimpl_getsockname(c_int, *mut c_void, *mut u32) -> c_int;
     /// Sends to an address.
     fn rump___sysimpl_sendto(c_int, *const c_void, usize, c_int, *const c_void, u32) -> isize;
     /// Receives, and says from whom.

@@ -168,6 +168,7 @@ pub fn start(payload: &'static [u8], command_line: &str) -> ! {
     start_userspace(&configuration);
     crate::network::configure(&configuration, None);
     or_shut_down(crate::mounts::mount_remote(&configuration.mounts));
+    or_shut_down(crate::nfs::server::start(&configuration.mounts));
     crate::proxy::start(&configuration);
     let status = run_programs(&configuration);
     process::finish(None, array(2));
