@@ -32,9 +32,22 @@ pub fn tools(name: &str, set: &Path) -> PathBuf {
 
 /// Compiles a program of `tests/programs/netbsd`.
 pub fn compile(tools: &Path, name: &str) -> PathBuf {
+    compile_with(tools, name, &[])
+}
+
+/// Compiles a program that uses more libraries (`-lpcap`).
+fn compile_with(tools: &Path, name: &str, libraries: &[&str]) -> PathBuf {
     let program = tools.join(name).with_extension("program");
     let compiler = tools.join(format!("{}cc", wrapper::PREFIX));
-    succeed(Command::new(compiler).arg("-O2").arg(source(name)).arg("-o").arg(&program).arg("-lpthread"));
+    succeed(
+        Command::new(compiler)
+            .arg("-O2")
+            .arg(source(name))
+            .arg("-o")
+            .arg(&program)
+            .args(libraries)
+            .arg("-lpthread"),
+    );
     program
 }
 
@@ -57,9 +70,14 @@ pub fn installed() -> Option<PathBuf> {
 
 /// A program of `tests/programs/netbsd` for the installed set, which is returned too.
 pub fn program(name: &str) -> Option<(PathBuf, PathBuf)> {
+    program_with(name, &[])
+}
+
+/// A program that uses more libraries of the set, as above.
+pub fn program_with(name: &str, libraries: &[&str]) -> Option<(PathBuf, PathBuf)> {
     static TOOLS: OnceLock<PathBuf> = OnceLock::new();
     let set = installed()?;
     let tools = TOOLS.get_or_init(|| tools("installed", &set));
-    let program = compile(tools, name);
+    let program = compile_with(tools, name, libraries);
     Some((set, program))
 }

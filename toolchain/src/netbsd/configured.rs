@@ -26,6 +26,8 @@ const COMPONENTS: &[(&str, &str)] = &[
 const NFS: &str = "nfs";
 /// What an NFS server is made of: it has much in common with the client.
 const SERVER: &[&str] = &["rumpfs_nfs", "rumpfs_nfsserver"];
+/// What makes a disk of a file on a mounted file system.
+const FILE_DISK: &str = "rumpdev_vnd";
 /// File systems without a disk.
 const WITHOUT_DISK: &[&str] = &["fdesc", "kernfs", "ptyfs", "tmpfs"];
 
@@ -85,6 +87,14 @@ fn check_mounts(configuration: &Configuration, otherwise: &str) -> Result<(), Er
     Ok(())
 }
 
+/// Whether a mount's source is a file on a mounted file system.
+fn is_on_another(mount: &Mount, all: &[Mount]) -> bool {
+    all.iter().any(|other| {
+        let rest = mount.source.strip_prefix(&*other.target);
+        other.target != b"/" && rest.is_some_and(|rest| rest.starts_with(b"/"))
+    })
+}
+
 /// The components that the configuration needs, by name.
 pub fn components(set: &Path, configuration: &Configuration) -> Result<Vec<String>, Error> {
     let mut needed: Vec<String> = Vec::new();
@@ -103,7 +113,8 @@ pub fn components(set: &Path, configuration: &Configuration) -> Result<Vec<Strin
         }
         let component = COMPONENTS.iter().find(|(kind, _)| *kind == mount.kind).map_or("", |(_, name)| name);
         let server = if mount.exported_to.is_empty() { &[][..] } else { SERVER };
-        for component in [&component].into_iter().chain(server) {
+        let disk = if is_on_another(mount, &configuration.mounts) { &[FILE_DISK][..] } else { &[] };
+        for component in [&component].into_iter().chain(server).chain(disk) {
             if !set.join(format!("lib/rump/lib{component}.a")).is_file() {
                 return Err(Error::Other(format!(
                     "{} needs the component {component}, which {} has not",
@@ -154,6 +165,12 @@ mod tests {
         std::fs::write(archives.join("librumpfs_ffs.a"), "").expect("written");
         let found = components(set.path(), &configuration("ffs", "/dev/vda")).expect("there");
         assert_eq!(found, ["rumpfs_ffs"]);
+        let mut inner = configuration("ffs", "/data/inner");
+        inner.mounts.insert(0, configuration("ffs", "/dev/vda").mounts[0].clone());
+        let message = components(set.path(), &inner).expect_err("no vnd").to_string();
+        assert!(message.contains("the component rumpdev_vnd"), "{message}");
+        inner.mounts[1].source = b"/database".to_vec();
+        assert!(components(set.path(), &inner).is_ok());
         let mut exported = configuration("ffs", "/dev/vda");
         exported.mounts[0].exported_to.push("10.0.0.0/8".into());
         assert!(check_linux(&exported).is_err());

@@ -1,7 +1,8 @@
 //! What the image's configuration mounts: on virtio disks by the tree's driver, on files of the image by the hypercalls
-//! for block devices, what needs no device, and what NFS servers have.
+//! for block devices, on files of what is mounted, what needs no device, and what NFS servers have.
 
 mod arguments;
+mod file_disk;
 mod probe;
 mod remote;
 
@@ -126,7 +127,7 @@ fn device(number: usize, mount: &Mount) -> Result<String, String> {
         return Ok(source.into());
     }
     // A file of the image: a disk in memory, which begins as the file is.
-    let file = files::baked(source.as_bytes()).ok_or_else(|| format!("the image has no file {source}"))?;
+    let Some(file) = files::baked(source.as_bytes()) else { return file_disk::attach(mount, source) };
     let device = format!("/dev/image{number}");
     let register = rump::rump_pub_etfs_register().ok_or("the image has no component for block devices")?;
     files::register_device(&device, Arc::new(RamDisk::new(file)));

@@ -1,0 +1,85 @@
+//! Pseudo-devices of a NetBSD component set: disks in files, and packets that are looked at and filtered.
+
+use std::{fs, io::ErrorKind, path::Path, process::Command};
+
+use tests::{
+    bake, clients,
+    guest::Guest,
+    needs,
+    netbsd::{arguments, program, program_with, succeed},
+    network::{Link, Network},
+    scratch,
+};
+
+const MOUNTS: &str = r#"
+    [[mount]]
+    source = "/dev/vda"
+    target = "/data"
+    type = "ext2fs"
+
+    [[mount]]
+    source = "/data/inner"
+    target = "/inner"
+    type = "ext4"
+"#;
+
+fn make_ext2(disk: &Path, content: &Path, size: &str) {
+    let mut command = Command::new("mke2fs");
+    command.args(["-q", "-t", "ext2", "-O", "none", "-I", "128", "-d"]);
+    succeed(command.arg(content).arg(disk).arg(size));
+}
+
+#[test]
+fn a_file_of_a_disk_is_a_disk() {
+    needs!("gcc", "ld", "objcopy", "qemu-system-x86_64", "mke2fs", "e2fsck", "debugfs");
+    let Some((set, program)) = program("disks.c") else { return };
+    let folder = scratch().join(format!("netbsd-file-disk-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&folder);
+    let (empty, content) = (folder.join("empty"), folder.join("content"));
+    for part in [&empty, &content] {
+        fs::create_dir_all(part).expect("a folder of ours");
+    }
+    make_ext2(&content.join("inner"), &empty, "2M");
+    let disk = folder.join("disk");
+    make_ext2(&disk, &content, "8M");
+    let file = folder.join("mounts.toml");
+    fs::write(&file, MOUNTS).expect("written");
+    for (runs, cpus) in [(0, 1), (1, 2)] {
+        let mut words = arguments(&set, &[&program]);
+        words.extend(["--config".into(), file.clone().into(), "--".into()]);
+        words.extend([format!("/data={runs}").into(), format!("/inner={runs}").into()]);
+        let image = bake(&format!("netbsd-file-disk-{runs}"), words);
+        let outcome = Guest::new(&image).machine("q35").cpus(cpus).disk(&disk).run();
+        let console = outcome.exited(0);
+        assert!(!console.contains("not clean"), "{console}");
+    }
+    let inner = folder.join("inner");
+    succeed(Command::new("debugfs").args(["-R", &format!("dump /inner {}", inner.display())]).arg(&disk));
+    for disk in [&disk, &inner] {
+        succeed(Command::new("e2fsck").args(["-f", "-n"]).arg(disk));
+        let said = Command::new("debugfs").args(["-R", "cat /count"]).arg(disk).output().expect("debugfs");
+        assert_eq!(String::from_utf8_lossy(&said.stdout), "2\n", "{}", disk.display());
+    }
+    let _ = fs::remove_dir_all(&folder);
+}
+
+#[test]
+fn packets_are_seen_and_filtered() {
+    needs!("gcc", "ld", "objcopy", "qemu-system-x86_64", "ping");
+    let Some((set, program)) = program_with("packets.c", &["-lnpf", "-lpcap", "-lprop"]) else { return };
+    let Some(network) = Network::new(Link::Tap { queues: 1 }) else { return };
+    let mut words = arguments(&set, &[&program]);
+    words.extend(["--components".into(), "rumpnet_npf".into()]);
+    let guest = Guest::new(&bake("netbsd-packets", words)).cpus(2);
+    let mut running = network.attach_with(guest, &[], "address=10.77.0.2/24").start();
+    running.wait_for("capturing");
+    let mut hello = |port: u16| network.answer(&mut running, port, b"\n") == b"hello\n";
+    assert!(hello(7001) && hello(7002));
+    clients::ping(&network, &["-c", "3", "-i", "0.1", "10.77.0.2"]);
+    running.wait_for("filtering");
+    assert_eq!(running.console().matches("a ping of 98 bytes, type 8\n").count(), 3);
+    assert_eq!(network.connect(7001).map_err(|error| error.kind()).err(), Some(ErrorKind::ConnectionRefused));
+    assert!(network.answer(&mut running, 7002, b"\n") == b"hello\n");
+    network.connect(7003).expect("it listens");
+    running.wait().exited(0);
+}
