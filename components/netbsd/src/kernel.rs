@@ -11,10 +11,10 @@ use crate::{
     thread,
     user::rump::{
         rump___sysimpl___sysctl, rump___sysimpl_accept, rump___sysimpl_bind, rump___sysimpl_close,
-        rump___sysimpl_connect, rump___sysimpl_getsockname, rump___sysimpl_ioctl, rump___sysimpl_listen,
-        rump___sysimpl_open, rump___sysimpl_pread, rump___sysimpl_read, rump___sysimpl_recvfrom,
-        rump___sysimpl_sendto, rump___sysimpl_setsockopt, rump___sysimpl_shutdown, rump___sysimpl_socket30,
-        rump___sysimpl_write, rump_pub_lwproc_rfork,
+        rump___sysimpl_connect, rump___sysimpl_getpeername, rump___sysimpl_getsockname, rump___sysimpl_ioctl,
+        rump___sysimpl_listen, rump___sysimpl_open, rump___sysimpl_pread, rump___sysimpl_read,
+        rump___sysimpl_recvfrom, rump___sysimpl_sendto, rump___sysimpl_setsockopt, rump___sysimpl_shutdown,
+        rump___sysimpl_socket30, rump___sysimpl_write, rump_pub_lwproc_rfork,
     },
 };
 
@@ -179,6 +179,14 @@ impl Descriptor {
         let shut_down = rump___sysimpl_shutdown().ok_or(ENOSYS)?;
         // SAFETY: the kernel's function.
         checked(unsafe { shut_down(self.0, BOTH_WAYS) } as isize).map(|_| ())
+    }
+
+    /// Whether a socket is connected, or its connection's end is not acknowledged yet.
+    pub fn has_peer(&self) -> bool {
+        let Some(name) = rump___sysimpl_getpeername() else { return false };
+        let (mut address, mut length) = ([0u8; 128], 128);
+        // SAFETY: the kernel's function, with a place of the length that it gets.
+        unsafe { name(self.0, address.as_mut_ptr().cast(), &mut length) == 0 }
     }
 
     /// Sends to an address.

@@ -61,9 +61,10 @@ impl WaitList {
         thread.map(|thread| thread.unpark()).is_some()
     }
 
-    /// Wakes all.
+    /// Wakes all that wait now. Those that wait again meanwhile are behind them.
     pub fn wake_all(&self) {
-        loop {
+        let waiting = self.0.lock().len();
+        for _ in 0..waiting {
             let mut list = self.0.lock();
             let Some(thread) = list.pop_front().map(wake) else { break };
             drop(list);

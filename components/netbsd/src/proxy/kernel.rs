@@ -6,7 +6,7 @@ use core::{
     ptr::null,
 };
 
-use rumpuser::{CpuSet, rumpuser_curlwp};
+use rumpuser::{CpuSet, rumpuser_curlwp, sync::Mutex};
 
 use super::wire::ARGUMENTS;
 use crate::{
@@ -34,12 +34,19 @@ pub trait Kernel: Send + Sync {
     fn adopt_process(&self, session: usize, copy: Lwp) -> Result<(Lwp, c_int), Errno>;
     /// Gives an LWP up; its process ends with its last one.
     fn release(&self, lwp: Lwp);
-    /// Tells all other LWPs of a process to end what they wait for.
+    /// Tells all other LWPs of a process to end what they wait for; there won't be new ones. One that begins meanwhile
+    /// would not be told.
     fn end_others(&self, lwp: Lwp);
     /// The process runs another program from now on. Its other LWPs have ended.
     fn executed(&self, lwp: Lwp, name: CString);
-    /// Makes a system call in a process.
-    fn system_call(&self, process: c_int, number: u32, arguments: [u64; ARGUMENTS]) -> (Errno, [i64; 2]);
+    /// Makes a system call in a process, with an LWP of its own, which begins under `gate`.
+    fn system_call(
+        &self,
+        process: c_int,
+        gate: &Mutex<()>,
+        number: u32,
+        arguments: [u64; ARGUMENTS],
+    ) -> (Errno, [i64; 2]);
 }
 
 /// Descriptors of a new process: the parent's shared, copied, or none (`RUMP_RFFD_*`).
@@ -122,15 +129,24 @@ impl Kernel for Rump {
         as_lwp(lwp, || proxy::executed(name.as_ptr()));
     }
 
-    fn system_call(&self, process: c_int, number: u32, mut arguments: [u64; ARGUMENTS]) -> (Errno, [i64; 2]) {
+    fn system_call(
+        &self,
+        process: c_int,
+        gate: &Mutex<()>,
+        number: u32,
+        mut arguments: [u64; ARGUMENTS],
+    ) -> (Errno, [i64; 2]) {
         // The kernel compares signed numbers.
         let Ok(number) = c_int::try_from(number) else { return (ENOSYS, [-1, 0]) };
         let own = own();
+        // Nobody waits for the gate with a virtual CPU: who has it may wait for all of them.
+        let begun = gate.lock();
+        let error = with_cpu(|| proxy::new_lwp(process));
+        drop(begun);
+        if error != 0 {
+            return (error, [-1, 0]);
+        }
         with_cpu(|| {
-            let error = proxy::new_lwp(process);
-            if error != 0 {
-                return (error, [-1, 0]);
-            }
             let mut values: [c_long; 2] = [0; 2];
             let error = proxy::system_call(number, arguments.as_mut_ptr().cast(), &mut values);
             proxy::release();

@@ -24,8 +24,8 @@ use rumpuser::{NEVER, rumpuser_clock_monotonic, sync::Mutex};
 
 use self::{
     kernel::{Kernel, Rump},
-    server::{Server, session},
-    session::Session,
+    server::{Server, session, sessions},
+    session::{FAREWELL, Session},
     socket::Listener,
 };
 use crate::{
@@ -242,8 +242,16 @@ pub extern "C" fn rumpuser_sp_raise(client: *mut c_void, signal: c_int) -> Errno
     error_unless(with_client(client, |session| session.raise(signal)), ENOTCONN)
 }
 
-/// The kernel ends; a client that asked for it gets its answer.
+/// The kernel ends: a client that asked for it gets its answer, and the connections of all end.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub extern "C" fn rumpuser_sp_fini(client: *mut c_void) {
-    with_client(client, Session::answer_call);
+    upcall::without_cpu(null_mut(), || {
+        if let Some(session) = session(client as usize) {
+            session.answer_call();
+        }
+        let sessions = sessions();
+        sessions.iter().for_each(|session| session.close());
+        let deadline = rumpuser_clock_monotonic().saturating_add(FAREWELL);
+        sessions.iter().for_each(|session| session.wait_for_close(deadline));
+    });
 }

@@ -3,7 +3,7 @@
 use alloc::{boxed::Box, collections::BTreeMap, ffi::CString, sync::Arc, vec, vec::Vec};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use rumpuser::{rumpuser_getrandom, sync::Mutex};
+use rumpuser::{rumpuser_clock_monotonic, rumpuser_getrandom, sync::Mutex};
 
 use super::{
     Malformed,
@@ -11,16 +11,25 @@ use super::{
     session::{Job, Session, Stream},
     wire::{self, Class, FORK, HEADER, Header, Kind, NAME, PIECE, Refusal, SECRET, handshake},
 };
+use crate::wait::WaitList;
 
 /// Clients at a time.
 const CLIENTS: usize = 32;
 /// Processes that wait for forked clients, at most; the oldest makes room.
 const PREFORKS: usize = 64;
 
+/// How long a forked client may take to come after its parent has gone, in nanoseconds.
+const GRACE: u64 = 10_000_000_000;
+
 /// Connections by number, for the kernel.
 static SESSIONS: Mutex<BTreeMap<usize, Arc<Session>>> = Mutex::new(BTreeMap::new());
 /// The next connection's number. 0 is none's.
 static NEXT: AtomicUsize = AtomicUsize::new(1);
+
+/// All connections.
+pub fn sessions() -> Vec<Arc<Session>> {
+    SESSIONS.lock().values().cloned().collect()
+}
 
 /// The connection of a number.
 pub fn session(number: usize) -> Option<Arc<Session>> {
@@ -30,12 +39,23 @@ pub fn session(number: usize) -> Option<Arc<Session>> {
 /// A secret of 128 bits.
 type Secret = [u8; 4 * SECRET];
 
+/// A process that waits for a forked client.
+struct Prefork {
+    secret: Secret,
+    lwp: Lwp,
+    /// The connection of the client that forks.
+    parent: usize,
+}
+
 /// Offers a kernel's system calls.
 pub struct Server {
     kernel: Arc<dyn Kernel>,
     banner: Vec<u8>,
     clients: AtomicUsize,
-    preforks: Mutex<Vec<(Secret, Lwp)>>,
+    preforks: Mutex<Vec<Prefork>>,
+    taken: WaitList,
+    /// How long processes wait for forked clients whose parents have gone, in nanoseconds.
+    pub grace: u64,
 }
 
 impl Server {
@@ -44,7 +64,8 @@ impl Server {
         let mut banner = alloc::format!("RUMPSP-{}-{name}", wire::PROTOCOL).into_bytes();
         banner.truncate(wire::BANNER - 1);
         banner.push(b'\n');
-        Server { kernel, banner, clients: AtomicUsize::new(0), preforks: Mutex::new(Vec::new()) }
+        let (clients, preforks, taken) = (AtomicUsize::new(0), Mutex::new(Vec::new()), WaitList::new());
+        Server { kernel, banner, clients, preforks, taken, grace: GRACE }
     }
 
     /// Serves a connection in threads of its own; drops it if there are too many.
@@ -52,8 +73,10 @@ impl Server {
         let server = self.clone();
         if self.clients.fetch_add(1, Ordering::SeqCst) < CLIENTS {
             let main = Box::new(move || {
-                server.serve(stream);
+                let number = NEXT.fetch_add(1, Ordering::Relaxed);
+                server.serve(stream, number);
                 server.clients.fetch_sub(1, Ordering::SeqCst);
+                server.forget_preforks(number);
             });
             if self.kernel.spawn("sysproxy client", main) {
                 return;
@@ -63,11 +86,10 @@ impl Server {
     }
 
     /// Serves a connection until it ends.
-    fn serve(&self, stream: Arc<dyn Stream>) {
+    fn serve(&self, stream: Arc<dyn Stream>, number: usize) {
         if !stream.write(&self.banner) {
             return;
         }
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let session = Session::new(number, self.kernel.clone());
         SESSIONS.lock().insert(number, session.clone());
         if session.start_writer(&stream) {
@@ -159,11 +181,10 @@ impl Server {
             self.prefork(session, request);
         } else if is(Kind::Handshake) && value == handshake::EXECUTE {
             let name = name(body(stream, header, NAME)?);
-            let Some((lwp, _)) = session.process() else { return Err(Malformed) };
             if session.is_executing(true) {
                 session.refuse(request, Refusal::InExecute);
             } else {
-                self.kernel.end_others(lwp);
+                session.end_calls();
                 session.schedule(request, Job::Execute(request, name));
             }
         } else {
@@ -185,10 +206,10 @@ impl Server {
         rumpuser_getrandom(&mut secret);
         let mut preforks = self.preforks.lock();
         let oldest = (preforks.len() >= PREFORKS).then(|| preforks.remove(0));
-        preforks.push((secret, copy));
+        preforks.push(Prefork { secret, lwp: copy, parent: session.number });
         drop(preforks);
-        if let Some((_, lwp)) = oldest {
-            self.kernel.release(lwp);
+        if let Some(oldest) = oldest {
+            self.kernel.release(oldest.lwp);
         }
         session.send(wire::frame(Class::Response, Kind::Prefork, request, 0, &[&secret]));
     }
@@ -196,8 +217,29 @@ impl Server {
     fn take_prefork(&self, secret: &Secret) -> Option<Lwp> {
         let same = |other: &Secret| secret.iter().zip(other).fold(0, |sum, (a, b)| sum | (a ^ b)) == 0;
         let mut preforks = self.preforks.lock();
-        let at = preforks.iter().position(|(other, _)| same(other))?;
-        Some(preforks.remove(at).1)
+        let at = preforks.iter().position(|prefork| same(&prefork.secret))?;
+        let prefork = preforks.remove(at);
+        drop(preforks);
+        self.taken.wake_all();
+        Some(prefork.lwp)
+    }
+
+    /// Ends the processes that wait for a client's forked ones, if those don't come soon.
+    fn forget_preforks(&self, parent: usize) {
+        let of_parent =
+            |preforks: &Vec<Prefork>| preforks.iter().position(|prefork| prefork.parent == parent);
+        let deadline = rumpuser_clock_monotonic().saturating_add(self.grace);
+        let waits = || of_parent(&self.preforks.lock()).is_some();
+        while waits() && rumpuser_clock_monotonic() < deadline {
+            self.taken.wait(deadline, waits);
+        }
+        loop {
+            let mut preforks = self.preforks.lock();
+            let Some(at) = of_parent(&preforks) else { break };
+            let prefork = preforks.remove(at);
+            drop(preforks);
+            self.kernel.release(prefork.lwp);
+        }
     }
 }
 

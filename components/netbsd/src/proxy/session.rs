@@ -17,8 +17,12 @@ use crate::wait::WaitList;
 
 /// How long a client may take for an answer, or to take what is sent to it, in nanoseconds.
 pub const PATIENCE: u64 = 60_000_000_000;
-/// How long what was sent last may take before the connection ends.
-const FAREWELL: u64 = 1_000_000_000;
+/// How long what was sent last may take before the connection or the machine ends.
+pub const FAREWELL: u64 = 1_000_000_000;
+/// How long threads may take to end once they are told, before they are told again.
+const INSISTENCE: u64 = 1_000_000_000;
+/// How often it is looked whether a client has received everything.
+const LOOK: u64 = 1_000_000;
 /// Bytes that wait to be sent to a client, at most, besides one frame.
 const OUTBOX: usize = 4 * PIECE;
 /// Threads for a client's system calls, at most; those that may wait for work; requests that may wait for a thread.
@@ -36,6 +40,8 @@ pub trait Stream: Send + Sync {
     fn be_patient(&self);
     /// Ends it: reads and writes that wait return.
     fn shut_down(&self);
+    /// Whether the other side has received everything, and the end.
+    fn has_ended(&self) -> bool;
 }
 
 /// Something for a worker.
@@ -57,6 +63,8 @@ struct Waiting {
 #[derive(Default)]
 struct State {
     dying: bool,
+    /// What is queued is the last that is sent.
+    closing: bool,
     next_request: u64,
     outbox: VecDeque<Vec<u8>>,
     queued: usize,
@@ -69,6 +77,8 @@ struct State {
     active: usize,
     process: Option<(Lwp, c_int)>,
     executing: bool,
+    /// A thread gives the process its new program.
+    changing: bool,
     /// Which thread makes the system call of which request.
     calls: Vec<(u64, u64)>,
 }
@@ -78,6 +88,8 @@ pub struct Session {
     /// What the kernel knows it by; never another's.
     pub number: usize,
     kernel: Arc<dyn Kernel>,
+    /// Calls begin under it, and are told to end.
+    gate: Mutex<()>,
     state: Mutex<State>,
     sendable: WaitList,
     space: WaitList,
@@ -92,6 +104,7 @@ impl Session {
         Arc::new(Session {
             number,
             kernel,
+            gate: Mutex::new(()),
             state: Mutex::new(State::default()),
             sendable: WaitList::new(),
             space: WaitList::new(),
@@ -185,7 +198,7 @@ impl Session {
     /// Sends what is queued, until the connection is to end, and ends it. Runs in a thread of its own.
     fn write(&self, stream: &dyn Stream) {
         while let Some(Some(frame)) = self.until(&self.sendable, NEVER, |state| {
-            if state.dying {
+            if state.dying || state.closing && state.outbox.is_empty() {
                 return Some(None);
             }
             let frame = state.outbox.pop_front()?;
@@ -201,8 +214,35 @@ impl Session {
             }
         }
         stream.shut_down();
+        if self.state.lock().closing {
+            // The machine may end as soon as the writer has.
+            let deadline = rumpuser_clock_monotonic().saturating_add(FAREWELL);
+            let never = WaitList::new();
+            while !stream.has_ended() && rumpuser_clock_monotonic() < deadline {
+                never.wait(rumpuser_clock_monotonic().saturating_add(LOOK), || true);
+            }
+        }
         self.state.lock().writer = false;
         self.ended.wake_all();
+    }
+
+    /// Has the connection end once what is queued is sent.
+    pub fn close(&self) {
+        self.state.lock().closing = true;
+        self.sendable.wake_all();
+    }
+
+    /// Waits, but not for long, until the client has everything that was sent before [`Session::close`].
+    pub fn wait_for_close(&self, deadline: u64) {
+        self.until(&self.ended, deadline, |state| (!state.writer).then_some(()));
+    }
+
+    /// Tells all calls to end.
+    pub fn end_calls(&self) {
+        if let Some((lwp, _)) = self.process() {
+            let _gate = self.gate.lock();
+            self.kernel.end_others(lwp);
+        }
     }
 
     /// Waits until everything is sent, but not for long.
@@ -316,7 +356,8 @@ impl Session {
         if refused {
             return self.refuse(request, Refusal::TryAgain);
         }
-        self.work.wake_one();
+        // All: one that takes the job just now would keep the wake from the others.
+        self.work.wake_all();
         if more {
             let session = self.clone();
             if !self.kernel.spawn("sysproxy worker", Box::new(move || session.work())) {
@@ -372,7 +413,7 @@ impl Session {
         let Some((_, process)) = self.process() else { return };
         let thread = rumpuser_thread_current().id();
         self.state.lock().calls.push((thread, request));
-        let (error, values) = self.kernel.system_call(process, number, arguments);
+        let (error, values) = self.kernel.system_call(process, &self.gate, number, arguments);
         self.state.lock().calls.retain(|&(other, _)| other != thread);
         self.send(wire::system_call_answer(request, error, values));
     }
@@ -383,12 +424,18 @@ impl Session {
         let call = self.state.lock().calls.iter().find(|(other, _)| *other == thread).copied();
         if let Some((_, request)) = call {
             self.send(wire::system_call_answer(request, 0, [0; 2]));
-            self.flush();
         }
     }
 
     /// Once all system calls have ended, the process is the other program's.
     fn execute(&self, request: u64, name: alloc::ffi::CString) {
+        {
+            let mut state = self.state.lock();
+            if state.dying {
+                return;
+            }
+            state.changing = true;
+        }
         let alone = self
             .until(&self.ended, NEVER, |state| (state.dying || state.active == 1).then_some(!state.dying));
         if let (Some(true), Some((lwp, _))) = (alone, self.process()) {
@@ -396,6 +443,7 @@ impl Session {
             self.state.lock().executing = false;
             self.send(wire::welcome(request));
         }
+        self.state.lock().changing = false;
     }
 
     /// Starts the writer; returns whether it could.
@@ -413,14 +461,18 @@ impl Session {
     pub fn finish(&self, stream: &dyn Stream) {
         self.cut();
         stream.shut_down();
-        let process = self.process();
-        if let Some((lwp, _)) = process
-            && !self.is_executing(false)
-        {
-            self.kernel.end_others(lwp);
+        loop {
+            // The thread that changes the process's program uses its LWP; since the cut there won't be another one.
+            if self.state.lock().workers > 0 && !self.state.lock().changing {
+                self.end_calls();
+            }
+            let deadline = rumpuser_clock_monotonic().saturating_add(INSISTENCE);
+            let ended = |state: &mut State| (state.workers == 0 && !state.writer).then_some(());
+            if self.until(&self.ended, deadline, ended).is_some() {
+                break;
+            }
         }
-        self.until(&self.ended, NEVER, |state| (state.workers == 0 && !state.writer).then_some(()));
-        if let Some((lwp, _)) = process {
+        if let Some((lwp, _)) = self.process() {
             self.kernel.release(lwp);
         }
     }

@@ -62,6 +62,11 @@ impl Stream for Socket {
         // Who closed it already needs no end.
         let _ = self.0.shut_down();
     }
+
+    fn has_ended(&self) -> bool {
+        // Once its end is acknowledged, a connection has no peer any more.
+        !self.0.has_peer()
+    }
 }
 
 /// A socket that others connect to.

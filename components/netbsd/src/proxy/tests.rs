@@ -16,11 +16,11 @@ use super::{
     kernel::{Kernel, Lwp, Work},
     parse, rumpuser_sp_anonmmap, rumpuser_sp_copyin, rumpuser_sp_copyinstr, rumpuser_sp_copyout,
     rumpuser_sp_raise,
-    server::Server,
+    server::{Server, session},
     session::Stream,
     wire::{self, ARGUMENTS, Class, HEADER, Header, Kind, PIECE, handshake},
 };
-use crate::errno::{EFAULT, EINTR, ENOSYS, Errno};
+use crate::errno::{EBUSY, EFAULT, EINTR, ENOSYS, Errno};
 
 impl Stream for TcpStream {
     fn read(&self, buffer: &mut [u8]) -> usize {
@@ -38,6 +38,10 @@ impl Stream for TcpStream {
     fn shut_down(&self) {
         let _ = self.shutdown(Shutdown::Both);
     }
+
+    fn has_ended(&self) -> bool {
+        true
+    }
 }
 
 #[derive(Default)]
@@ -45,7 +49,10 @@ struct Processes {
     /// The sessions of the processes that there are, by number less one; nothing for those that have ended.
     sessions: Vec<Option<usize>>,
     names: Vec<CString>,
-    ending: Vec<usize>,
+    /// Calls that have begun, by process, and whether they were told to end.
+    begun: Vec<(usize, bool)>,
+    /// Processes without new calls.
+    closed: Vec<usize>,
     calls: usize,
     written: Vec<u8>,
 }
@@ -94,7 +101,7 @@ impl Fake {
             99 => {
                 self.processes.lock().expect("no panic").calls += 1;
                 self.changed.notify_all();
-                self.wait("the end", |processes| processes.ending.contains(&process));
+                self.wait("the end", |processes| processes.begun.contains(&(process, true)));
                 EINTR
             }
             197 => {
@@ -141,18 +148,41 @@ impl Kernel for Fake {
     }
 
     fn end_others(&self, lwp: Lwp) {
-        self.processes.lock().expect("no panic").ending.push(lwp.0);
+        let told = |call: &mut (usize, bool)| call.1 |= call.0 == lwp.0;
+        self.processes.lock().expect("no panic").begun.iter_mut().for_each(told);
+        // Calls that begin now are neither told nor refused.
+        thread::sleep(Duration::from_millis(2));
+        self.processes.lock().expect("no panic").closed.push(lwp.0);
         self.changed.notify_all();
     }
 
     fn executed(&self, lwp: Lwp, name: CString) {
         let mut processes = self.processes.lock().expect("no panic");
-        processes.ending.retain(|&other| other != lwp.0);
+        processes.closed.retain(|&other| other != lwp.0);
         processes.names.push(name);
     }
 
-    fn system_call(&self, process: i32, number: u32, arguments: [u64; ARGUMENTS]) -> (Errno, [i64; 2]) {
-        self.call(process as usize, number, arguments)
+    fn system_call(
+        &self,
+        process: i32,
+        gate: &rumpuser::sync::Mutex<()>,
+        number: u32,
+        arguments: [u64; ARGUMENTS],
+    ) -> (Errno, [i64; 2]) {
+        let process = process as usize;
+        {
+            let _gate = gate.lock();
+            let mut processes = self.processes.lock().expect("no panic");
+            if processes.closed.contains(&process) {
+                return (EBUSY, [-1, 0]);
+            }
+            processes.begun.push((process, false));
+        }
+        let result = self.call(process, number, arguments);
+        let mut processes = self.processes.lock().expect("no panic");
+        let at = processes.begun.iter().position(|&(other, _)| other == process).expect("it began");
+        processes.begun.remove(at);
+        result
     }
 }
 
@@ -166,7 +196,9 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let kernel = Arc::new(Fake::default());
-        let server = Arc::new(Server::new(kernel.clone(), "NetBSD-0.99/amd64"));
+        let mut server = Server::new(kernel.clone(), "NetBSD-0.99/amd64");
+        server.grace = 50_000_000;
+        let server = Arc::new(server);
         Bench { kernel, server, listener: TcpListener::bind("127.0.0.1:0").expect("a port") }
     }
 
@@ -368,6 +400,41 @@ fn what_waits_ends_with_the_connection() {
     client.call(4, &[0x1000, 8]);
     client.receive().expect("a request, which is never answered");
     drop(client);
+    bench.all_end();
+}
+
+#[test]
+fn calls_that_begin_as_the_connection_ends_end_too() {
+    let bench = Bench::new();
+    for _ in 0..50 {
+        let mut client = bench.guest();
+        client.call(99, &[]);
+    }
+    bench.all_end();
+}
+
+#[test]
+fn processes_wait_for_forked_clients_only_for_a_while() {
+    let bench = Bench::new();
+    let mut parent = bench.guest();
+    parent.send(Kind::Prefork, 0, b"");
+    parent.receive().expect("a secret");
+    drop(parent);
+    bench.all_end();
+}
+
+#[test]
+fn clients_get_what_was_sent_before_the_kernel_ends() {
+    let bench = Bench::new();
+    let mut client = bench.guest();
+    let number = bench.kernel.processes.lock().expect("no panic").sessions[0].expect("a process");
+    let session = session(number).expect("a connection");
+    assert!((1..=9).all(|signal| session.raise(signal)));
+    session.close();
+    for signal in 1..=9 {
+        assert_eq!(client.receive().expect("a signal").0.value, signal);
+    }
+    assert!(client.receive().is_none(), "the connection ends");
     bench.all_end();
 }
 

@@ -73,6 +73,8 @@ weak! {
     fn rump___sysimpl_listen(c_int, c_int) -> c_int;
     /// Waits for a connection.
     fn rump___sysimpl_accept(c_int, *mut c_void, *mut u32) -> c_int;
+    /// The address that a socket is connected to.
+    fn rump___sysimpl_getpeername(c_int, *mut c_void, *mut u32) -> c_int;
     /// Ends a connection.
     fn rump___sysimpl_shutdown(c_int, c_int) -> c_int;
     /// Sets an option of a socket.
