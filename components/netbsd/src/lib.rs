@@ -27,6 +27,7 @@ pub mod proxy;
 pub mod ram_disk;
 pub mod read_write_lock;
 pub mod thread;
+pub mod time_counter;
 pub mod upcall;
 pub mod user;
 pub mod wait;

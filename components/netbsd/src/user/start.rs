@@ -193,6 +193,7 @@ pub fn start_kernel() {
             fork(COPY_DESCRIPTORS);
         }
     }
+    crate::time_counter::register();
 }
 
 fn leak(bytes: &[u8]) -> *mut c_char {
