@@ -59,7 +59,8 @@ const PARTS: &[(&str, &str, &str, bool, &[&str])] = &[
     ("zlib's headers", "netbsd build", "zlib1g-dev", false, &["/usr/include/zlib.h"]),
 ];
 
-fn present(candidate: &str) -> bool {
+/// Whether there is such a program in PATH, or such a file.
+pub(crate) fn present(candidate: &str) -> bool {
     if candidate.starts_with('/') {
         return Path::new(candidate).exists();
     }

@@ -28,6 +28,7 @@ pub mod report;
 pub mod sbom;
 pub mod size;
 pub mod skeleton;
+pub mod xen;
 
 pub use image::{
     command_line::{CommandLine, METRICS, NO_ECHO},

@@ -1,9 +1,6 @@
 //! A real Xen in QEMU's software emulation: boots Debian's Xen with a small dom0, whose script creates the test's
 //! domains, and sorts out what they did. Several domains share a boot, which takes some 8 s.
 
-mod archive;
-mod prepare;
-
 use std::{
     fmt::Write as _,
     fs::{self, File},
@@ -13,11 +10,14 @@ use std::{
     time::Duration,
 };
 
+use toolchain::{
+    launch::QEMU,
+    xen::{Archive, Prepared, prepare},
+};
 use wait_timeout::ChildExt;
 
-pub use prepare::{Prepared, prepare};
-
-use archive::Archive;
+/// Functions that every script of dom0 has.
+const FUNCTIONS: &str = include_str!("functions.sh");
 
 /// How a domain ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,7 +123,7 @@ impl Host {
         self.run(&script)
     }
 
-    /// Boots; dom0 runs this shell script, which has the functions of `init.sh`. Panics if it doesn't reach its end.
+    /// Boots; dom0 runs this shell script, which has the functions of `functions.sh`. Panics if it doesn't reach its end.
     #[track_caller]
     pub fn run(&self, script: &str) -> Report {
         let folder = tempfile::tempdir_in(crate::scratch()).expect("a scratch folder");
@@ -155,26 +155,15 @@ impl Host {
         for domain in &self.domains {
             archive.file(&format!("guest/{}.cfg", domain.name), domain.settings.as_bytes())?;
         }
-        archive.file("guest/run.sh", script.as_bytes())?;
+        archive.file("guest/run.sh", format!("{FUNCTIONS}{script}").as_bytes())?;
         archive.finish()
     }
 
     fn start(&self, initramfs: &Path, serial: &Path) -> Child {
-        // SMAP kills a PV dom0 there, exits of RDTSCP are misreported, and XSAVE state is lost.
-        let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args(["-machine", "q35", "-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max,-smap,-rdtscp,-xsave"])
-            .args(["-smp", "2", "-m", "640", "-nodefaults", "-display", "none", "-no-reboot"])
+        let mut qemu = Command::new(QEMU);
+        qemu.args(self.prepared.words(initramfs, 2, 640))
             .arg("-serial")
             .arg(format!("file:{}", serial.display()))
-            .arg("-kernel")
-            .arg(&self.prepared.xen)
-            .arg("-append")
-            .arg(
-                "console=com1 com1=115200,8n1 dom0_mem=320M dom0_max_vcpus=1 loglvl=warning guest_loglvl=all noreboot \
-                 no-real-mode",
-            )
-            .arg("-initrd")
-            .arg(format!("{} console=hvc0 quiet,{}", self.prepared.kernel.display(), initramfs.display()))
             .stdin(Stdio::null())
             .stdout(Stdio::null());
         qemu.spawn().expect("QEMU starts")

@@ -7,9 +7,8 @@ use std::{
     process::{Command, Stdio},
 };
 
-use toolchain::kernel;
-
 use super::archive::Archive;
+use crate::{doctor, hash, kernel};
 
 /// The Xen of Debian 12.
 const VERSION: &str = "4.17";
@@ -123,15 +122,15 @@ fn check_emulator() -> Result<(), Why> {
 /// Makes what is missing; the error says why that can't be done here.
 pub fn prepare() -> Result<Prepared, Why> {
     for program in ["qemu-system-x86_64", "apt-get", "dpkg-deb", "gzip", "xz", "strip", "ldd"] {
-        if !crate::have(program) {
+        if !doctor::present(program) {
             return Err(format!("{program} is not installed"));
         }
     }
     check_emulator()?;
     // Another recipe makes another folder.
     let recipe = [INIT, INTERFACE_SCRIPT, BLOCK_SCRIPT, include_str!("prepare.rs")].concat();
-    let recipe = toolchain::hash::bytes(recipe.as_bytes());
-    let cache = kernel::cache_directory().map_err(|error| error.to_string())?.join("test-xen");
+    let recipe = hash::bytes(recipe.as_bytes());
+    let cache = kernel::cache_directory().map_err(|error| error.to_string())?.join("xen");
     fs::create_dir_all(&cache).map_err(because("the cache"))?;
     let lock = File::create(cache.join("lock")).map_err(because("the cache"))?;
     lock.lock().map_err(because("the cache"))?;
