@@ -47,6 +47,7 @@ Examples:
   rumprun-bake run web.elf --publish 8080:80
   rumprun-bake run web.elf --cpus 4 --tap tap0,address=10.0.0.2/24,gateway=10.0.0.1 --queues 4
   rumprun-bake run web.iso --firmware uefi
+  rumprun-bake run hello.elf --on xen
   rumprun-bake run hello.elf --print-command";
 
 /// Bakes an application into a bootable, single-purpose SMP machine image.
@@ -76,9 +77,17 @@ pub enum Command {
     /// Bake programs into an image.
     #[command(after_help = BAKE_EXAMPLES)]
     Bake(BakeArguments),
-    /// Boot an image under QEMU and end as its program ends.
+    /// Boot an image under QEMU or Xen and end as its program ends.
     #[command(after_help = RUN_EXAMPLES)]
     Run(RunArguments),
+    /// Run the domain of a configuration for xl, in which it stays at its end. What `run --on xen` does in QEMU's dom0.
+    #[command(hide = true)]
+    Domain {
+        /// The configuration.
+        configuration: PathBuf,
+        /// The domain's name in it.
+        name: String,
+    },
     /// Print what another engine needs to run an image: a file, or a command.
     #[command(after_help = deploy::EXAMPLES)]
     Deploy(DeployArguments),
@@ -193,6 +202,10 @@ pub struct RunArguments {
 /// How a machine is run.
 #[derive(Debug, Args)]
 pub struct RunOptions {
+    /// What the image runs on; what its configuration is for, if not given. `xen` is this host's if it is a dom0, and
+    /// otherwise one in QEMU, for trying, of Debian's packages.
+    #[arg(long, value_enum, value_name = "PLACE")]
+    pub on: Option<PlaceArgument>,
     /// CPUs; 1, or as many as the recipe says, if not given.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=255))]
     pub cpus: Option<u32>,
@@ -208,7 +221,7 @@ pub struct RunOptions {
     /// The firmware that starts an ISO or raw image.
     #[arg(long, value_enum, default_value_t = FirmwareArgument::Bios)]
     pub firmware: FirmwareArgument,
-    /// Attach a raw file as virtio disk; may be repeated.
+    /// Attach a raw file as virtio disk, under Xen as Xen's own; may be repeated.
     #[arg(long = "disk", value_name = "FILE")]
     pub disks: Vec<PathBuf>,
     /// Set a variable in the programs' environment, for this run.
@@ -238,12 +251,29 @@ pub struct RunOptions {
     /// Give QEMU one more word; may be repeated.
     #[arg(long = "qemu", value_name = "WORD", allow_hyphen_values = true)]
     pub extra: Vec<String>,
-    /// Print QEMU's command instead of running it.
+    /// Print the command of QEMU or xl instead of running it.
     #[arg(long)]
     pub print_command: bool,
     /// Arguments of the last program, instead of those it was baked with.
     #[arg(last = true, value_name = "ARGS")]
     pub arguments: Vec<OsString>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum PlaceArgument {
+    /// A machine of QEMU's.
+    Qemu,
+    /// A domain of Xen.
+    Xen,
+}
+
+impl From<PlaceArgument> for configs::Place {
+    fn from(argument: PlaceArgument) -> Self {
+        match argument {
+            PlaceArgument::Qemu => Self::Machine,
+            PlaceArgument::Xen => Self::Xen,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -14,7 +14,7 @@ use image::{
 use crate::{
     boot_elf::{self, Kernel},
     collect::{self, Collection},
-    configs::Config,
+    configs::{Config, Place},
     disk,
     follow::{self, Follower},
     hash, kernel,
@@ -108,6 +108,11 @@ pub enum Error {
     /// A program for NetBSD with compressed files.
     #[error("programs for the NetBSD component set read files as they are: bake without --compress")]
     Compressed,
+    /// A disk image for Xen's PVH domains.
+    #[error(
+        "{0} images are ELF files, which Xen starts without a boot loader: bake with --format elf, or hw_direct"
+    )]
+    ElfOnly(&'static str),
     /// The NetBSD component set.
     #[error(transparent)]
     Netbsd(#[from] netbsd::Error),
@@ -130,6 +135,9 @@ pub enum Error {
 
 /// Bakes an image.
 pub fn bake(request: &BakeRequest, report: &dyn Report) -> Result<Manifest, Error> {
+    if request.config.place == Place::Xen && request.format != Format::Elf {
+        return Err(Error::ElfOnly(request.config.name));
+    }
     // Found out early, before the long work.
     let mut output = Output::create(&request.output)?;
     report.step("following the programs");

@@ -52,6 +52,8 @@ const PARTS: &[(&str, &str, &str, bool, &[&str])] = &[
     ("xorriso", "--format iso", "xorriso", false, &["xorriso"]),
     ("ip", "run --tap and --bridge", "iproute2", false, &["ip", "/usr/sbin/ip", "/sbin/ip"]),
     ("UEFI firmware", "run --firmware uefi", "ovmf", false, launch::UEFI_FIRMWARE),
+    ("busybox", "run --on xen, outside of a dom0", "busybox-static", false, &["/bin/busybox"]),
+    ("xz", "run --on xen, outside of a dom0", "xz-utils", false, &["xz"]),
     ("binutils", "netbsd build", "binutils", false, &["objcopy"]),
     ("C++ compiler", "netbsd build: C++ for programs", "g++", false, &["c++"]),
     ("make", "netbsd build", "make", false, &["make"]),

@@ -294,6 +294,11 @@ pub fn component_set(path: &Path) -> Option<String> {
     parts(&mut File::open(path).ok()?, 0).ok()??.manifest.kernel.component_set
 }
 
+/// The name of an ELF image's configuration; `None` for what is no image.
+pub fn configuration(path: &Path) -> Option<String> {
+    Some(parts(&mut File::open(path).ok()?, 0).ok()??.manifest.config)
+}
+
 /// Bytes of memory, from address 0, that an ELF image takes when loaded.
 pub fn loaded_end(path: &Path) -> Option<u64> {
     let cache = ReadCache::new(File::open(path).ok()?);

@@ -121,7 +121,7 @@ pub fn kernel(config: &Config, report: &dyn Report) -> Result<Vec<u8>, Error> {
     let source = source_directory()?;
     let flags = flags(&source);
     let key = key(config.features, SOURCES, &source, &flags)?;
-    cached(&format!("{}-{key}", config.name), &source, report, |target| {
+    cached(&format!("kernel-{key}"), &source, report, |target| {
         let built = build("kernel", config.features, &source, target, &flags, report)?;
         let built = built.join("kernel");
         fs::read(&built).map_err(host_error(built.display()))

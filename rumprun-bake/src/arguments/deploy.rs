@@ -11,8 +11,8 @@ pub const EXAMPLES: &str = "\
 The file or command goes to standard output, what is left to do to standard error. Paths in it are absolute; MAC
 addresses are those of `run`.
 
-What engines take: Firecracker and Cloud Hypervisor ELF images and --tap; Nomad raw images; xl ELF images, or raw and
-ISO images with --bridge; libvirt, KubeVirt and systemd every image.
+What engines take: Firecracker and Cloud Hypervisor ELF images and --tap; Nomad raw images; xl every image,
+with --bridge; libvirt, KubeVirt and systemd every image.
 
 Examples:
   rumprun-bake deploy --for libvirt web.elf --cpus 2 --bridge br0 > web.xml
@@ -36,7 +36,7 @@ pub struct DeployArguments {
     /// Memory, as 512M or 2G.
     #[arg(long, default_value = "512M", value_parser = |text: &str| toolchain::size::parse(text, 20))]
     pub memory: u64,
-    /// Attach a raw file as virtio disk; may be repeated. KubeVirt: a claim of its size.
+    /// Attach a raw file as virtio disk, as Xen's own under Xen; may be repeated. KubeVirt: a claim of its size.
     #[arg(long = "disk", value_name = "FILE")]
     pub disks: Vec<PathBuf>,
     /// Set a variable in the programs' environment.

@@ -32,6 +32,7 @@ pub fn execute(arguments: Arguments) -> Result<ExitCode> {
         Command::Describe { config } => describe(&config),
         Command::Bake(bake) => bake::bake(&bake, &progress),
         Command::Run(run) => run::run(&run, &progress),
+        Command::Domain { configuration, name } => Ok(run::domain(&configuration, &name, &progress)),
         Command::Deploy(deploy) => deploy::deploy(&deploy, &progress),
         Command::Inspect { image, sbom: true, .. } => inspect::sbom(&image),
         Command::Inspect { image, json, files, .. } => inspect::inspect(&image, json, files),

@@ -327,7 +327,7 @@ fn run(arguments: &PackageRun, progress: &Progress) -> Result<ExitCode> {
         Ok((folder, options))
     };
     match prepared() {
-        Ok((_folder, options)) => Ok(run::boot(&options, arguments.options.print_command, progress)),
+        Ok((_folder, options)) => Ok(run::boot(&options, &arguments.options, progress)),
         Err(error) => {
             progress.finish();
             Ok(run::not_started(&format!("{error:#}")))

@@ -5,7 +5,10 @@ use std::{io::IsTerminal, path::Path, process::ExitCode};
 use anyhow::Result;
 use toolchain::{
     CommandLine, METRICS, NO_ECHO,
+    configs::{self, Place},
+    inspect,
     launch::{self, Options, Outcome},
+    xen,
 };
 
 use crate::{
@@ -33,7 +36,7 @@ pub fn run(arguments: &RunArguments, progress: &Progress) -> Result<ExitCode> {
     if !std::io::stdin().is_terminal() {
         options.command_line.options.push(NO_ECHO.to_vec());
     }
-    Ok(boot(&options, arguments.options.print_command, progress))
+    Ok(boot(&options, &arguments.options, progress))
 }
 
 /// Says why nothing runs.
@@ -43,11 +46,20 @@ pub fn not_started(error: &dyn std::fmt::Display) -> ExitCode {
 }
 
 /// Boots, and ends as the image does.
-pub fn boot(options: &Options, print: bool, progress: &Progress) -> ExitCode {
-    match start(options, print, progress) {
-        Ok(status) => ExitCode::from(status),
-        Err(error) => not_started(&error),
-    }
+pub fn boot(options: &Options, run: &RunOptions, progress: &Progress) -> ExitCode {
+    let meant =
+        || inspect::configuration(&options.image).and_then(|name| Some(configs::find(&name).ok()?.place));
+    let place = run.on.map(Place::from).or_else(meant).unwrap_or(Place::Machine);
+    let ended = match place {
+        Place::Machine => start(options, run.print_command, progress),
+        Place::Xen => start_domain(options, run.print_command, progress),
+    };
+    conclude(&options.image, ended)
+}
+
+/// Runs the domain of a configuration on this host.
+pub fn domain(configuration: &Path, name: &str, progress: &Progress) -> ExitCode {
+    conclude(Path::new(name), xen::domain::run(configuration, name, progress).map(Some))
 }
 
 /// The options as the library takes them.
@@ -84,13 +96,13 @@ pub fn options(image: &Path, run: &RunOptions) -> Result<Result<Options, launch:
     }))
 }
 
-fn start(options: &Options, print: bool, progress: &Progress) -> Result<u8, launch::Error> {
+/// Runs on a machine of QEMU's; nothing comes of printing its command.
+fn start(options: &Options, print: bool, progress: &Progress) -> Result<Option<Outcome>, launch::Error> {
     let plan = launch::plan(options)?;
     if print {
-        let words: Vec<_> = plan.words.iter().map(|word| toolchain::quote::shell(word)).collect();
-        println!("{}", words.join(" "));
+        print_command(&plan.words);
         plan.keep();
-        return Ok(0);
+        return Ok(None);
     }
     if let Some(command) = &plan.debugger {
         let words: Vec<_> = command.iter().map(|word| toolchain::quote::shell(word)).collect();
@@ -101,19 +113,47 @@ fn start(options: &Options, print: bool, progress: &Progress) -> Result<u8, laun
     {
         progress.note(&format!("using TCG, which is slower: {reason}"));
     }
-    let image = options.image.display();
-    Ok(match launch::run(&plan, progress)? {
-        Outcome::Exited(status) => status,
-        Outcome::Rebooted => 0,
-        Outcome::Panicked => {
+    launch::run(&plan, progress).map(Some)
+}
+
+/// Runs in a domain of Xen's; nothing comes of printing its command.
+fn start_domain(
+    options: &Options,
+    print: bool,
+    progress: &Progress,
+) -> Result<Option<Outcome>, launch::Error> {
+    let domain = xen::plan(options, progress)?;
+    if print {
+        print_command(&domain.words());
+        domain.keep();
+        return Ok(None);
+    }
+    let outcome = domain.run(progress);
+    progress.finish();
+    outcome.map(Some)
+}
+
+fn print_command(words: &[String]) {
+    let words: Vec<_> = words.iter().map(|word| toolchain::quote::shell(word)).collect();
+    println!("{}", words.join(" "));
+}
+
+/// Says what went wrong; ends as the image did.
+fn conclude(image: &Path, ended: Result<Option<Outcome>, launch::Error>) -> ExitCode {
+    let image = image.display();
+    ExitCode::from(match ended {
+        Err(error) => return not_started(&error),
+        Ok(None | Some(Outcome::Rebooted)) => 0,
+        Ok(Some(Outcome::Exited(status))) => status,
+        Ok(Some(Outcome::Panicked)) => {
             eprintln!("error: {image}: the guest's kernel panicked; its report is above");
             PANICKED
         }
-        Outcome::Vanished => {
+        Ok(Some(Outcome::Vanished)) => {
             eprintln!("error: {image}: the machine ended without a status (a reset, or too little memory?)");
             VANISHED
         }
-        Outcome::Killed(signal) => {
+        Ok(Some(Outcome::Killed(signal))) => {
             eprintln!("error: {image}: killed on signal {signal}");
             128u8.saturating_add(u8::try_from(signal).unwrap_or(0))
         }

@@ -183,3 +183,23 @@ fn a_full_disk() {
     assert!(message.contains("small/out.elf: cannot be written: No space left"), "{message}");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "", "nothing is left behind");
 }
+
+#[test]
+fn what_a_domain_of_xen_has_not() {
+    let bench = Bench::new();
+    let message = bench.fails(["bake", "xen_direct", "out.iso", "--format", "iso", "ls"]);
+    assert!(message.contains("bake with --format elf"), "{message}");
+    bench.succeeds(["bake", "xen_direct", "out.elf", "ls"]);
+    // The image's own configuration says that it runs on Xen.
+    for words in [["--machine", "q35"], ["--accel", "kvm"], ["--trace", "syscalls"], ["--firmware", "uefi"]] {
+        let output = bench.run(["run", "out.elf"].iter().chain(&words));
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(125), "{words:?}: {message}");
+        assert!(
+            message.contains("Xen") || message.contains("--on xen") || message.contains("xl"),
+            "{message}"
+        );
+    }
+    let printed = bench.succeeds(["run", "out.elf", "--on", "qemu", "--print-command"]);
+    assert!(printed.contains("microvm"), "{printed}");
+}

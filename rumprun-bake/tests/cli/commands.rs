@@ -9,7 +9,9 @@ fn list_describe_and_help() {
     let bench = Bench::new();
     assert!(bench.succeeds(["list"]).starts_with("hw_direct"));
     assert!(bench.succeeds(["list", "--json"]).contains("\"hw_direct\""));
-    assert!(bench.succeeds(["describe", "hw_direct"]).contains("components"));
+    for config in ["hw_direct", "xen_direct"] {
+        assert!(bench.succeeds(["describe", config]).contains("components"));
+    }
     for command in ["bake", "run"] {
         assert!(bench.succeeds([command, "--help"]).contains("Examples:"));
     }

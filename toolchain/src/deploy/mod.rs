@@ -7,9 +7,9 @@ mod firecracker;
 mod kubevirt;
 mod libvirt;
 mod nomad;
-mod plan;
+pub(crate) mod plan;
 mod systemd;
-mod xl;
+pub(crate) mod xl;
 
 use std::{io, path::PathBuf};
 

@@ -1,69 +1,114 @@
-//! Xen: a domain configuration for xl (xl.cfg(5)). Without interfaces and disks an ELF image is a PVH domain. The
-//! components have no drivers for Xen's own devices, so with interfaces a disk image is an HVM domain with NICs
-//! that QEMU emulates.
+//! Xen: a domain configuration for xl (xl.cfg(5), xl-disk-configuration(5), xl-network-configuration(5)). An ELF image
+//! is a PVH domain with Xen's own disks and interfaces; a disk image is an HVM domain with NICs that QEMU emulates.
 
 use super::{Deployment, Error, Plan};
-use crate::launch::{
-    ImageKind,
-    network::{Backend, Model},
+use crate::{
+    inspect,
+    launch::{
+        ImageKind, MacAddress, Nic,
+        network::{Backend, Model},
+    },
 };
 
+/// The most disks: `xvda` to `xvdz`.
+const DISKS: usize = 26;
+
+/// What becomes of a domain that has powered off, rebooted or crashed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AtEnd {
+    /// It goes, or starts again if it rebooted.
+    Go,
+    /// It stays, for whoever looks at how it ended.
+    Stay,
+}
+
 pub fn deploy(plan: &Plan) -> Result<Deployment, Error> {
-    if !plan.disks.is_empty() {
-        return plan.unsupported("offers disks that no component drives: leave out --disk");
+    check(plan)?;
+    let text = configuration(plan, AtEnd::Go)?;
+    Ok(Deployment { text, notes: vec![format!("save it, then: xl create -c {}.cfg", plan.name)] })
+}
+
+/// Refuses images that know no domain.
+pub fn check(plan: &Plan) -> Result<(), Error> {
+    match plan.kind == ImageKind::Elf && inspect::component_set(plan.image.as_ref()).is_some() {
+        true => plan.unsupported("has no devices that NetBSD's drivers know: bake the built-in components"),
+        false => Ok(()),
     }
-    let mut lines = vec![
-        format!("name = {}", string(&plan.name)),
-        format!("memory = {}", plan.memory),
-        format!("vcpus = {}", plan.cpus),
-        "on_poweroff = \"destroy\"".into(),
-        "on_reboot = \"restart\"".into(),
-        "on_crash = \"destroy\"".into(),
-    ];
+}
+
+/// The domain's configuration.
+pub fn configuration(plan: &Plan, end: AtEnd) -> Result<String, Error> {
+    let mut lines = vec![format!("name = {}", string(&plan.name))];
+    lines.push(format!("type = \"{}\"", if plan.kind == ImageKind::Elf { "pvh" } else { "hvm" }));
+    lines.push(format!("memory = {}", plan.memory));
+    lines.push(format!("vcpus = {}", plan.cpus));
+    let (poweroff, reboot) = match end {
+        AtEnd::Go => ("destroy", "restart"),
+        AtEnd::Stay => ("preserve", "preserve"),
+    };
+    for (event, action) in [("poweroff", poweroff), ("reboot", reboot), ("crash", poweroff)] {
+        lines.push(format!("on_{event} = \"{action}\""));
+    }
+    let mut disks = Vec::new();
     match plan.kind {
         ImageKind::Elf => {
-            if let Some((nic, _)) = plan.nics.first() {
-                let name = nic.backend.name();
-                return plan.unsupported(format!(
-                    "offers a PVH domain no interface that a component drives, on {name}: bake with --format raw for HVM"
-                ));
+            if inspect::component_set(plan.image.as_ref()).is_some() {
+                return plan
+                    .unsupported("has no devices that NetBSD's drivers know: bake the built-in components");
             }
-            lines.insert(0, "type = \"pvh\"".into());
             lines.push(format!("kernel = {}", string(&plan.image)));
             if !plan.command_line.is_empty() {
                 lines.push(format!("cmdline = {}", string(&plan.command_line)));
             }
+            if plan.disks.len() > DISKS {
+                return plan.unsupported(format!("gives a domain at most {DISKS} disks here"));
+            }
+            // The target comes last: it may have commas and blanks.
+            let disk = |(letter, path): (char, &String)| {
+                string(&format!("format=raw, vdev=xvd{letter}, access=rw, target={path}"))
+            };
+            disks.extend(('a'..='z').zip(&plan.disks).map(disk));
         }
         ImageKind::Disk | ImageKind::Iso => {
             plan.needs_no_words()?;
-            lines.insert(0, "type = \"hvm\"".into());
+            if !plan.disks.is_empty() {
+                return plan.unsupported(
+                    "gives an HVM domain disks that no component drives: bake with --format elf",
+                );
+            }
             let device = match plan.kind {
                 ImageKind::Iso => "vdev=hdc, access=ro, devtype=cdrom",
                 _ => "vdev=hda, access=rw",
             };
-            // The target comes last: it may have commas and blanks.
-            let disk = format!("format=raw, {device}, target={}", plan.image);
-            lines.push(format!("disk = [ {} ]", string(&disk)));
+            disks.push(string(&format!("format=raw, {device}, target={}", plan.image)));
             lines.push(format!("boot = \"{}\"", if plan.kind == ImageKind::Iso { "d" } else { "c" }));
             lines.push("serial = \"pty\"".into());
         }
     }
-    let mut interfaces = Vec::new();
-    for (nic, mac) in &plan.nics {
-        let Backend::Bridge(bridge) = &nic.backend else {
-            return plan.no_link(nic, "use --bridge");
-        };
-        let model = match nic.model() {
-            Model::Virtio => "virtio-net-pci",
-            other => other.name(),
-        };
-        interfaces.push(string(&format!("type=ioemu, model={model}, mac={mac}, bridge={bridge}")));
+    let interfaces = plan.nics.iter().map(|(nic, mac)| interface(plan, nic, *mac));
+    let interfaces = interfaces.collect::<Result<Vec<_>, _>>()?;
+    for (key, list) in [("disk", disks), ("vif", interfaces)] {
+        if !list.is_empty() {
+            lines.push(format!("{key} = [ {} ]", list.join(", ")));
+        }
     }
-    if !interfaces.is_empty() {
-        lines.push(format!("vif = [ {} ]", interfaces.join(", ")));
-    }
-    let notes = vec![format!("save it, then: xl create -c {}.cfg", plan.name)];
-    Ok(Deployment { text: lines.join("\n") + "\n", notes })
+    Ok(lines.join("\n") + "\n")
+}
+
+fn interface(plan: &Plan, nic: &Nic, mac: MacAddress) -> Result<String, Error> {
+    let Backend::Bridge(bridge) = &nic.backend else {
+        return plan.no_link(nic, "use --bridge");
+    };
+    let model = match (plan.kind, nic.model()) {
+        (ImageKind::Elf, Model::Virtio) => "type=vif".into(),
+        (ImageKind::Elf, other) => {
+            return plan
+                .unsupported(format!("gives a PVH domain its own interfaces only, no {}", other.name()));
+        }
+        (_, Model::Virtio) => "type=ioemu, model=virtio-net-pci".into(),
+        (_, other) => format!("type=ioemu, model={}", other.name()),
+    };
+    Ok(string(&format!("{model}, mac={mac}, bridge={bridge}")))
 }
 
 /// A string of xl's configuration language, whose escapes are C's.

@@ -11,8 +11,8 @@ use std::{
 };
 
 use super::{
-    Error, Outcome, Plan, command, console, host_error, qmp,
-    supervise::{STOP_LIMIT, die_with_us, outcome},
+    Error, Outcome, Plan, command, console, host_error,
+    supervise::{die_with_us, outcome},
 };
 
 const POLL: Duration = Duration::from_millis(10);
@@ -111,8 +111,8 @@ impl Machine {
         if let Some(outcome) = self.ended()? {
             return Ok(outcome);
         }
-        if qmp::power_down(&self.plan.folder.path().join(command::CONTROL)).is_ok()
-            && let Some(outcome) = self.wait(Instant::now() + STOP_LIMIT)?
+        if self.plan.stop.ask(self.plan.folder.path()).is_ok()
+            && let Some(outcome) = self.wait(Instant::now() + self.plan.stop.limit())?
         {
             return Ok(outcome);
         }

@@ -33,7 +33,7 @@ pub fn uefi_firmware() -> Option<PathBuf> {
 }
 
 /// A path in an option of QEMU, where commas separate.
-fn escaped(path: &Path) -> String {
+pub fn escaped(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }
 

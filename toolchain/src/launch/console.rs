@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, IsTerminal, Read, Write},
-    path::{Path, PathBuf},
+    path::Path,
     process::{ChildStdin, ChildStdout},
     thread,
     time::{Duration, Instant},
@@ -39,19 +39,19 @@ pub fn is_ready(status: &Path) -> bool {
 
 /// Waits until the guest says that it reads its console. Input that comes earlier is lost in the UART's start, or
 /// taken for answers to the firmware.
-fn wait_until_ready(status: &Path) {
+fn wait_until_ready(is_ready: impl Fn() -> bool) {
     let start = Instant::now();
     while start.elapsed() < READY_LIMIT {
-        if is_ready(status) {
+        if is_ready() {
             return;
         }
         thread::sleep(READY_POLL);
     }
 }
 
-/// Copies standard input to the guest once its `status` file says that it is ready; byte by byte on a terminal,
+/// Copies standard input to the guest once it is ready; byte by byte on a terminal,
 /// because the guest echoes and edits.
-pub fn forward(mut guest: ChildStdin, status: PathBuf) -> Terminal {
+pub fn forward(mut guest: ChildStdin, is_ready: impl Fn() -> bool + Send + 'static) -> Terminal {
     let mut terminal = Terminal { saved: None };
     if io::stdin().is_terminal()
         && let Ok(settings) = tcgetattr(io::stdin())
@@ -64,7 +64,7 @@ pub fn forward(mut guest: ChildStdin, status: PathBuf) -> Terminal {
         }
     }
     thread::spawn(move || {
-        wait_until_ready(&status);
+        wait_until_ready(is_ready);
         let mut buffer = [0; 4096];
         let mut last = b'\n';
         loop {

@@ -2,7 +2,7 @@
 
 mod accelerator;
 pub mod captured;
-mod command;
+pub(crate) mod command;
 mod console;
 mod debug;
 mod kind;
@@ -12,7 +12,14 @@ mod supervise;
 pub(crate) use supervise::die_with_us;
 mod trace;
 
-use std::{fs, io, path::PathBuf};
+use std::{
+    fs,
+    io::{self, Write},
+    os::unix::net::UnixListener,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use crate::inspect;
 pub use accelerator::{Accelerator, Choice, choose};
@@ -29,6 +36,8 @@ pub use trace::{Trace, parse as parse_trace};
 
 /// The emulator.
 pub const QEMU: &str = "qemu-system-x86_64";
+/// Xen's toolstack.
+pub(crate) const XL: &str = "xl";
 
 /// The machine that QEMU is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,6 +140,9 @@ pub enum Error {
     /// An interface can't be had.
     #[error(transparent)]
     Network(#[from] network::Error),
+    /// No Xen.
+    #[error("{0}")]
+    Xen(String),
     /// No emulator.
     #[error(
         "{QEMU} is not installed: apt install qemu-system-x86 (`rumprun-bake doctor` lists what is missing)"
@@ -160,7 +172,7 @@ pub enum Error {
     },
 }
 
-fn host_error(what: &'static str) -> impl FnOnce(io::Error) -> Error {
+pub(crate) fn host_error(what: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::Host { what, source }
 }
 
@@ -173,10 +185,52 @@ pub struct Plan {
     pub accelerator: Choice,
     /// gdb's command, if a debugger was asked for.
     pub debugger: Option<Vec<String>>,
-    /// The trace goes to standard error.
-    shows_trace: bool,
+    /// What is written to [`command::TRACE`] goes to standard error.
+    pub(crate) shows_trace: bool,
+    /// How the machine is asked to stop.
+    pub(crate) stop: Stop,
     /// Holds the files of the run.
-    folder: tempfile::TempDir,
+    pub(crate) folder: tempfile::TempDir,
+}
+
+/// How a machine is asked to stop.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// By QEMU's power button.
+    PowerButton,
+    /// A word to who connected here.
+    Word(UnixListener),
+    /// `xl shutdown` of this domain.
+    Domain(String),
+}
+
+impl Stop {
+    /// How long a guest that was asked to stop may take.
+    fn limit(&self) -> Duration {
+        Duration::from_secs(match self {
+            Stop::PowerButton => 10,
+            Stop::Domain(_) => 60,
+            // The domain in it, and what is around it.
+            Stop::Word(_) => 90,
+        })
+    }
+
+    fn ask(&self, folder: &Path) -> io::Result<()> {
+        match self {
+            Stop::PowerButton => qmp::power_down(&folder.join(command::CONTROL)),
+            Stop::Word(listener) => listener.accept()?.0.write_all(b"stop\n"),
+            Stop::Domain(name) => {
+                let mut command = Command::new(XL);
+                command
+                    .args(["shutdown", name])
+                    .stdin(Stdio::null())
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::null());
+                let status = command.status()?;
+                if status.success() { Ok(()) } else { Err(io::ErrorKind::Other.into()) }
+            }
+        }
+    }
 }
 
 impl Plan {
@@ -186,8 +240,8 @@ impl Plan {
     }
 }
 
-/// Decides the command line.
-pub fn plan(options: &Options) -> Result<Plan, Error> {
+/// Looks at the files.
+pub(crate) fn check(options: &Options) -> Result<ImageKind, Error> {
     let image_error = |source| Error::Image { path: options.image.clone(), source };
     let kind = detect(&options.image)
         .map_err(image_error)?
@@ -204,6 +258,12 @@ pub fn plan(options: &Options) -> Result<Plan, Error> {
         let message = "--capture needs an interface: --publish, --tap, --bridge or --net";
         return Err(network::Error::Options(message.into()).into());
     }
+    Ok(kind)
+}
+
+/// Decides the command line.
+pub fn plan(options: &Options) -> Result<Plan, Error> {
+    let kind = check(options)?;
     let name = options.image.file_name().unwrap_or_default().to_string_lossy();
     let macs = network::macs(&options.networks, &name);
     let mut command_line = options.command_line.clone();
@@ -245,5 +305,5 @@ pub fn plan(options: &Options) -> Result<Plan, Error> {
     let words = command::words(options, run)?;
     let shows_trace = options.trace.as_ref().is_some_and(|trace| trace.output.is_none());
     let debugger = options.gdb.map(|gdb| debug::prepare(gdb, &options.image, folder.path())).transpose()?;
-    Ok(Plan { words, accelerator, debugger, shows_trace, folder })
+    Ok(Plan { words, accelerator, debugger, shows_trace, stop: Stop::PowerButton, folder })
 }

@@ -13,11 +13,9 @@ use std::{
 use image::machine::Status;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
-use super::{Error, Plan, command, console, host_error, qmp, trace};
+use super::{Error, Plan, QEMU, Stop, command, console, host_error, trace};
 use crate::report::Report;
 
-/// How long a guest that was asked to stop may take.
-pub(super) const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// A second signal this soon is an echo of the first (a terminal and a supervisor that both send one).
 const ECHO: Duration = Duration::from_millis(200);
 /// How much of QEMU's own messages is repeated when it fails.
@@ -64,7 +62,9 @@ pub fn run(plan: &Plan, report: &dyn Report) -> Result<Outcome, Error> {
     let errors = fs::File::create(folder.join("errors"))
         .map_err(host_error("cannot write to the temporary folder"))?;
     let tracer = if plan.shows_trace {
-        let copier = trace::Copier::start(&folder.join(command::TRACE));
+        // Messages of a program in dom0 are as our own.
+        let mark: &[u8] = if matches!(plan.stop, Stop::Word(_)) { b"" } else { trace::MARK };
+        let copier = trace::Copier::start(&folder.join(command::TRACE), mark);
         Some(copier.map_err(host_error("cannot make a pipe for the trace"))?)
     } else {
         None
@@ -76,10 +76,14 @@ pub fn run(plan: &Plan, report: &dyn Report) -> Result<Outcome, Error> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors);
     die_with_us(&mut command);
     let mut child = command.spawn().map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => Error::NoQemu,
-        _ => Error::Host { what: "cannot start QEMU", source },
+        io::ErrorKind::NotFound if program == QEMU => Error::NoQemu,
+        _ => Error::Host { what: "cannot start the machine", source },
     })?;
-    let terminal = child.stdin.take().map(|stdin| console::forward(stdin, folder.join(command::STATUS)));
+    let status = folder.join(command::STATUS);
+    // A domain's console keeps what comes early.
+    let ready = matches!(plan.stop, Stop::Domain(_));
+    let is_ready = move || ready || console::is_ready(&status);
+    let terminal = child.stdin.take().map(|stdin| console::forward(stdin, is_ready));
     let lost_sender = sender.clone();
     let lost = move || {
         let _ = lost_sender.send(Event::Signal(signal_hook::consts::SIGPIPE));
@@ -97,7 +101,7 @@ pub fn run(plan: &Plan, report: &dyn Report) -> Result<Outcome, Error> {
     loop {
         let event = match asked {
             Some((when, _)) if killed.is_none() => {
-                events.recv_timeout(STOP_LIMIT.saturating_sub(when.elapsed()))
+                events.recv_timeout(plan.stop.limit().saturating_sub(when.elapsed()))
             }
             _ => events.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected),
         };
@@ -105,7 +109,7 @@ pub fn run(plan: &Plan, report: &dyn Report) -> Result<Outcome, Error> {
             (Ok(Event::Ended) | Err(mpsc::RecvTimeoutError::Disconnected), _) => break,
             (Ok(Event::Signal(signal)), None) => {
                 asked = Some((Instant::now(), signal));
-                if qmp::power_down(&folder.join(command::CONTROL)).is_err() {
+                if plan.stop.ask(folder).is_err() {
                     killed = Some(signal);
                     let _ = kill_process(process, Signal::KILL);
                 } else {

@@ -15,7 +15,7 @@ use image::{
 use rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_setfl, mknodat};
 
 /// What is in front of a traced line on standard error.
-const MARK: &[u8] = b"[trace] ";
+pub const MARK: &[u8] = b"[trace] ";
 
 /// A trace that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,8 +74,8 @@ pub struct Copier {
 }
 
 impl Copier {
-    /// Makes `path`, a pipe that QEMU will write to, and reads it.
-    pub fn start(path: &Path) -> io::Result<Self> {
+    /// Makes `path`, a pipe that QEMU will write to, and reads it; `mark` is put in front of each line.
+    pub fn start(path: &Path, mark: &'static [u8]) -> io::Result<Self> {
         mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
         let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
         let reader = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
@@ -83,11 +83,11 @@ impl Copier {
         fcntl_setfl(&reader, OFlags::empty())?;
         let thread = thread::spawn(move || {
             let mut reader = BufReader::new(reader);
-            let mut line = MARK.to_vec();
+            let mut line = mark.to_vec();
             while reader.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
                 // Whoever closed our standard error doesn't want it.
                 let _ = io::stderr().write_all(&line);
-                line.truncate(MARK.len());
+                line.truncate(mark.len());
             }
         });
         Ok(Copier { writer, thread })

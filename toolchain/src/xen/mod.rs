@@ -1,9 +1,21 @@
-//! Xen: a real one to try images on, in QEMU's software emulation: Debian's Xen with a small dom0, made of packages.
+//! Xen: runs images in domains, of this host if it is a dom0 ([`domain`]), otherwise of a real Xen in QEMU's software
+//! emulation ([`sandbox`]): Debian's, with a small dom0 made of packages ([`prepare()`]).
 
 mod archive;
+pub mod domain;
 mod prepare;
+mod sandbox;
 
-use std::path::Path;
+use std::{fs, path::Path, process};
+
+use crate::{
+    deploy::{
+        self, Engine, Request,
+        xl::{self, AtEnd},
+    },
+    launch::{self, AcceleratorRequest, Error, Firmware, ImageKind, Options, Outcome, Plan, host_error},
+    report::Report,
+};
 
 pub use archive::Archive;
 pub use prepare::{Prepared, prepare};
@@ -37,4 +49,116 @@ impl Prepared {
         add(&["-initrd", &modules]);
         words
     }
+}
+
+/// A domain that is ready to start.
+#[derive(Debug)]
+pub enum Domain {
+    /// On this host.
+    Here {
+        /// Its name.
+        name: String,
+        /// Its configuration's folder.
+        folder: tempfile::TempDir,
+    },
+    /// In QEMU.
+    Sandbox(Plan),
+}
+
+/// The configuration's name in its folder.
+const CONFIGURATION: &str = "domain.cfg";
+
+/// Makes a domain of an image.
+pub fn plan(options: &Options, report: &dyn Report) -> Result<Domain, Error> {
+    let kind = launch::check(options)?;
+    let refused = match options {
+        _ if kind != ImageKind::Elf => Some("--on xen runs ELF images: bake with --format elf"),
+        Options { machine: Some(_), .. } => Some("--machine is for QEMU's machines, not for --on xen"),
+        Options { firmware: Firmware::Uefi, .. } => Some("a domain of Xen starts without firmware"),
+        Options { accelerator: AcceleratorRequest::Kvm, .. } => {
+            Some("--accel is for QEMU's machines, not for --on xen")
+        }
+        Options { trace: Some(_), .. } => {
+            Some("--trace is for QEMU's machines; `xl` takes trace=syscalls in cmdline")
+        }
+        Options { gdb: Some(_), .. } => Some("--gdb is for QEMU's machines, not for --on xen"),
+        _ => None,
+    };
+    if let Some(refused) = refused {
+        return Err(Error::Unsupported(refused));
+    }
+    let request = Request {
+        image: options.image.clone(),
+        name: None,
+        cpus: options.cpus,
+        memory: options.memory,
+        disks: options.disks.clone(),
+        networks: options.networks.clone(),
+        command_line: options.command_line.clone(),
+        reference: None,
+        container_disk: None,
+    };
+    let failed = |error: deploy::Error| Error::Xen(error.to_string());
+    let mut plan = deploy::plan::Plan::new(Engine::Xl, &request).map_err(failed)?;
+    xl::check(&plan).map_err(failed)?;
+    if domain::is_host() {
+        if options.capture.is_some() || !options.extra.is_empty() {
+            return Err(Error::Unsupported("--capture and --qemu are for QEMU, not for Xen on this host"));
+        }
+        plan.name = format!("{}-{}", plan.name, process::id());
+        let folder = tempfile::Builder::new().prefix("rumprun-bake-").tempdir();
+        let folder = folder.map_err(host_error("cannot make a temporary folder"))?;
+        let text = xl::configuration(&plan, AtEnd::Stay).map_err(failed)?;
+        let path = folder.path().join(CONFIGURATION);
+        fs::write(path, text).map_err(host_error("cannot write the domain's configuration"))?;
+        return Ok(Domain::Here { name: plan.name, folder });
+    }
+    let macs: Vec<_> = plan.nics.iter().map(|(_, mac)| *mac).collect();
+    plan.image = sandbox::IMAGE.into();
+    plan.disks = sandbox::disks(plan.disks.len());
+    plan.nics = sandbox::nics(&options.networks).into_iter().zip(macs.iter().copied()).collect();
+    // A time-stamp counter that traps would be slower still.
+    let text = xl::configuration(&plan, AtEnd::Stay).map_err(failed)? + "tsc_mode = \"native\"\n";
+    sandbox::plan(options, &macs, &plan.name, &text, report).map(Domain::Sandbox)
+}
+
+impl Domain {
+    /// The words of the command that starts it.
+    pub fn words(&self) -> Vec<String> {
+        match self {
+            Domain::Here { folder, .. } => {
+                ["xl", "create", "-c"].map(String::from).into_iter().chain([path(folder)]).collect()
+            }
+            Domain::Sandbox(plan) => plan.words.clone(),
+        }
+    }
+
+    /// Leaves the files that the command names, for whoever runs it by hand.
+    pub fn keep(self) {
+        match self {
+            Domain::Here { folder, .. } => drop(folder.keep()),
+            Domain::Sandbox(plan) => plan.keep(),
+        }
+    }
+
+    /// Runs it until its end.
+    pub fn run(&self, report: &dyn Report) -> Result<Outcome, Error> {
+        match self {
+            Domain::Here { name, folder } => domain::run(path(folder).as_ref(), name, report),
+            Domain::Sandbox(plan) => {
+                report.step("waiting for Xen to start in QEMU");
+                match launch::run(plan, report)? {
+                    Outcome::Vanished => Err(Error::Xen(format!(
+                        "Xen or its dom0 did not come to their end:\n{}",
+                        sandbox::messages(plan.folder.path())
+                    ))),
+                    outcome => Ok(outcome),
+                }
+            }
+        }
+    }
+}
+
+fn path(folder: &tempfile::TempDir) -> String {
+    folder.path().join(CONFIGURATION).display().to_string()
 }

@@ -37,6 +37,16 @@ const APPLETS: &[&str] = &[
 ];
 /// dom0's modules, below `kernel` in the folder of modules.
 const MODULES: &[&str] = &[
+    "drivers/virtio/virtio",
+    "drivers/virtio/virtio_ring",
+    "drivers/virtio/virtio_pci_legacy_dev",
+    "drivers/virtio/virtio_pci_modern_dev",
+    "drivers/virtio/virtio_pci",
+    "drivers/block/virtio_blk",
+    "drivers/char/virtio_console",
+    "net/core/failover",
+    "drivers/net/net_failover",
+    "drivers/net/virtio_net",
     "drivers/xen/xen-privcmd",
     "drivers/xen/xenfs/xenfs",
     "drivers/xen/xen-evtchn",
@@ -121,7 +131,8 @@ fn check_emulator() -> Result<(), Why> {
 
 /// Makes what is missing; the error says why that can't be done here.
 pub fn prepare() -> Result<Prepared, Why> {
-    for program in ["qemu-system-x86_64", "apt-get", "dpkg-deb", "gzip", "xz", "strip", "ldd"] {
+    for program in ["qemu-system-x86_64", "apt-get", "dpkg-deb", "gzip", "xz", "strip", "ldd", "/bin/busybox"]
+    {
         if !doctor::present(program) {
             return Err(format!("{program} is not installed"));
         }
@@ -209,7 +220,7 @@ fn unpack_kernel(image: &Path, folder: &Path) -> Result<(), Why> {
 }
 
 /// The libraries of these programs, by the dynamic linker.
-fn libraries(tree: &Path, programs: &[PathBuf]) -> Result<Vec<PathBuf>, Why> {
+pub fn libraries(tree: &Path, programs: &[PathBuf]) -> Result<Vec<PathBuf>, Why> {
     let path = tree.join("usr/lib/x86_64-linux-gnu");
     let listing = output(Command::new("ldd").args(programs).env("LD_LIBRARY_PATH", path))?;
     let listing = String::from_utf8_lossy(&listing).into_owned();
@@ -262,10 +273,12 @@ fn root(tree: &Path, version: &str, path: &Path) -> Result<(), Why> {
             let file = tree.join(format!("lib/modules/{version}/kernel/{module}.ko"));
             archive.file(&format!("lib/modules/{name}.ko"), &fs::read(file)?)?;
         }
-        archive.file("etc/xen/xl.conf", b"")?;
+        archive.file("etc/xen/xl.conf", b"vif.default.script=\"vif-test\"\n")?;
         archive.file("etc/passwd", b"root:x:0:0::/:/bin/sh\n")?;
         archive.program("etc/xen/scripts/vif-test", INTERFACE_SCRIPT.as_bytes())?;
-        archive.program("etc/xen/scripts/block-test", BLOCK_SCRIPT.as_bytes())?;
+        for name in ["block", "block-test"] {
+            archive.program(&format!("etc/xen/scripts/{name}"), BLOCK_SCRIPT.as_bytes())?;
+        }
         archive.finish()
     };
     write().map_err(because("dom0's files"))

@@ -18,6 +18,12 @@ impl MacAddress {
         let hash = Sha256::digest(format!("{image}\0{link}\0{index}"));
         MacAddress([PREFIX[0], PREFIX[1], PREFIX[2], hash[0], hash[1], hash[2]])
     }
+
+    /// Another one, for what stands between this machine and its network.
+    pub fn neighbour(self) -> Self {
+        let [a, b, c, d, e, f] = self.0;
+        MacAddress([a, b, c, d, e, f ^ 0x80])
+    }
 }
 
 impl fmt::Display for MacAddress {

@@ -12,13 +12,13 @@ use std::{io, path::PathBuf};
 
 pub use address::{MacAddress, Protocol, Publish};
 pub use holder::Holder;
-pub(super) use host::prepare;
+pub(crate) use host::prepare;
 pub use host::{Ability, abilities};
 pub use nic::{Backend, Model, Nic};
 pub use request::{NetArgument, Request};
 pub use words::MAXIMUM_QUEUES;
-pub(crate) use words::user_backend;
-pub(super) use words::{needs_pci, words};
+pub(super) use words::needs_pci;
+pub(crate) use words::{user_backend, words};
 
 use image::config::Network;
 
