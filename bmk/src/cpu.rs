@@ -5,7 +5,7 @@ use core::{
     arch::asm,
     cell::{Cell, UnsafeCell},
     mem::offset_of,
-    ptr::null,
+    ptr::{null, null_mut},
     sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering},
 };
 
@@ -56,6 +56,8 @@ struct TaskState {
 #[repr(C, align(64))]
 pub struct Cpu {
     this: Cell<*const Cpu>,
+    /// The running thread's pointer for the component; code in C reads it here too.
+    curlwp: AtomicPtr<()>,
     /// The running thread.
     pub current: Cell<*const Thread>,
     /// The kernel stack pointer to go back to on an entry from user mode.
@@ -94,6 +96,9 @@ pub struct Cpu {
     task: UnsafeCell<TaskState>,
 }
 
+/// Offset of the component's pointer. NetBSD's components are built to find it here (RUMP_CURLWP_GS).
+const CURLWP: usize = offset_of!(Cpu, curlwp);
+const _: () = assert!(CURLWP == 8);
 /// Offset of [`Cpu::current`].
 pub const CURRENT: usize = offset_of!(Cpu, current);
 /// Offset of the kernel stack pointer.
@@ -114,9 +119,16 @@ const NUMBER: usize = offset_of!(Cpu, number);
 unsafe impl Sync for Cpu {}
 
 impl Cpu {
+    /// The thread that is switched to. Interrupts are disabled.
+    pub fn set_current(&self, thread: &Thread) {
+        self.current.set(thread);
+        self.curlwp.store(thread.curlwp.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
     const fn new(number: usize, hardware: HardwareCpu) -> Self {
         Cpu {
             this: Cell::new(null()),
+            curlwp: AtomicPtr::new(null_mut()),
             current: Cell::new(null()),
             kernel_stack: Cell::new(0),
             context: Cell::new(0),
@@ -216,6 +228,25 @@ pub fn current_thread() -> &'static Thread {
         asm!("mov {}, gs:[{}]", out(reg) pointer, const CURRENT, options(nostack, preserves_flags, readonly, pure));
         &*pointer
     }
+}
+
+/// The running thread's pointer for the component.
+#[inline(always)]
+pub fn curlwp() -> *mut () {
+    let pointer;
+    // SAFETY: as above.
+    unsafe {
+        asm!("mov {}, gs:[{}]", out(reg) pointer, const CURLWP, options(nostack, preserves_flags, readonly, pure));
+    }
+    pointer
+}
+
+/// Sets [`curlwp`].
+pub fn set_curlwp(pointer: *mut ()) {
+    // First where the switch to a thread takes it from, since this one may be switched in between.
+    current_thread().curlwp.store(pointer, Ordering::Relaxed);
+    // SAFETY: one instruction, which writes a word that holds nothing else.
+    unsafe { asm!("mov gs:[{}], {}", const CURLWP, in(reg) pointer, options(nostack, preserves_flags)) };
 }
 
 /// The number of the calling CPU.

@@ -47,11 +47,11 @@ impl rumpuser::Hypercalls for Kernel {
 
     #[inline]
     fn rumpuser_curlwp() -> *mut () {
-        cpu::current_thread().curlwp.load(Ordering::Relaxed)
+        cpu::curlwp()
     }
 
     fn rumpuser_set_curlwp(lwp: *mut ()) {
-        cpu::current_thread().curlwp.store(lwp, Ordering::Relaxed);
+        cpu::set_curlwp(lwp);
     }
 
     fn rumpuser_set_presence(presence: Option<Arc<Presence>>) {

@@ -94,7 +94,7 @@ pub fn switch(cpu: &Cpu, previous: &Thread, next: &Thread) {
     cpu.loaded_fs.set(u64::MAX >> 1);
     cpu.loaded_gs.set(u64::MAX >> 1);
     cpu.constants.set(next.constants.table());
-    cpu.current.set(next);
+    cpu.set_current(next);
     cpu.scheduler.previous.set(previous);
     previous.tell_presence(-1);
     next.tell_presence(cpu.number as i32);

@@ -21,6 +21,8 @@ const MONOTONIC: c_int = 1;
 const FIRST_CPU: CpuSet = 1;
 /// A tick of the kernel's clocks, in nanoseconds (`HZ` is 100).
 const TICK: u64 = 10_000_000;
+/// How many ticks an idle machine's clocks take at a time.
+const IDLE_TICKS: u64 = 4;
 
 /// Nanoseconds in a second.
 pub const SECOND: u64 = 1_000_000_000;
@@ -89,7 +91,7 @@ pub unsafe extern "C" fn rumpuser_clock_gettime(
 /// Sleeps with the virtual CPU given up.
 ///
 /// Times since boot are those of the virtual CPUs' clocks, a thread each. They tick together on the first CPU, so that an
-/// idle machine is woken once for all; and for two ticks at a time, which the clocks make up for.
+/// idle machine is woken once for all; and for several ticks at a time, which the clocks make up for.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub extern "C" fn rumpuser_clock_sleep(which: c_int, seconds: i64, nanosecond_part: c_long) -> Errno {
     let end = match which {
@@ -99,7 +101,7 @@ pub extern "C" fn rumpuser_clock_sleep(which: c_int, seconds: i64, nanosecond_pa
             if thread.affinity() != FIRST_CPU {
                 thread.set_affinity(FIRST_CPU);
             }
-            tick_at(nanoseconds(seconds, nanosecond_part), if is_idle() { 2 * TICK } else { TICK })
+            tick_at(nanoseconds(seconds, nanosecond_part), if is_idle() { IDLE_TICKS * TICK } else { TICK })
         }
         _ => return EINVAL,
     };

@@ -51,6 +51,12 @@ impl Condition {
         woken
     }
 
+    /// Whether somebody has begun to wait since before the caller last held the mutex.
+    #[inline]
+    fn is_awaited(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) != 0
+    }
+
     /// Waits with `mutex` released, and keeps the virtual CPU if there is one.
     pub fn wait_keeping_cpu(&self, mutex: &Mutex) {
         self.waiting.fetch_add(1, Ordering::SeqCst);
@@ -115,14 +121,18 @@ pub unsafe extern "C" fn rumpuser_cv_timedwait(
 /// The variable came from `rumpuser_cv_init`.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn rumpuser_cv_signal(condition: &Condition) {
-    condition.waiters.wake_one();
+    if condition.is_awaited() {
+        condition.waiters.wake_one();
+    }
 }
 
 /// # Safety
 /// As above.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn rumpuser_cv_broadcast(condition: &Condition) {
-    condition.waiters.wake_all();
+    if condition.is_awaited() {
+        condition.waiters.wake_all();
+    }
 }
 
 /// # Safety

@@ -52,13 +52,14 @@ impl Mutex {
         self.set_owner();
     }
 
+    /// Those without an owner that anybody asks for have one too: that is cheaper than to look.
+    #[inline]
     fn set_owner(&self) {
-        if self.flags & KERNEL != 0 {
-            self.owner.store(rumpuser_curlwp(), Ordering::Relaxed);
-        }
+        self.owner.store(rumpuser_curlwp(), Ordering::Relaxed);
     }
 
     /// Takes it if it is free.
+    #[inline]
     pub fn try_enter(&self) -> bool {
         let taken = self.state.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok();
         if taken {
@@ -68,6 +69,7 @@ impl Mutex {
     }
 
     /// Takes it without giving the virtual CPU up.
+    #[inline]
     pub fn enter_keeping_cpu(&self) {
         if !self.try_enter() {
             self.enter_slowly();
@@ -75,9 +77,16 @@ impl Mutex {
     }
 
     /// Takes it; the virtual CPU is given up meanwhile unless the mutex is one that spins.
+    #[inline]
     pub fn enter(&self) {
-        if self.try_enter() {
-        } else if self.flags & SPIN != 0 {
+        if !self.try_enter() {
+            self.enter_contended();
+        }
+    }
+
+    #[cold]
+    fn enter_contended(&self) {
+        if self.flags & SPIN != 0 {
             self.enter_slowly();
         } else if !self.spin() {
             upcall::without_cpu(core::ptr::null_mut(), || self.enter_slowly());
@@ -98,6 +107,7 @@ impl Mutex {
         false
     }
 
+    #[cold]
     fn enter_slowly(&self) {
         if self.spin() {
             return;
@@ -118,13 +128,17 @@ impl Mutex {
     }
 
     /// Lets go.
+    #[inline]
     pub fn exit(&self) {
-        if self.flags & KERNEL != 0 {
-            self.owner.store(core::ptr::null_mut(), Ordering::Relaxed);
-        }
+        self.owner.store(core::ptr::null_mut(), Ordering::Relaxed);
         if self.state.swap(FREE, Ordering::Release) == CONTENDED {
-            self.waiters.wake_one();
+            self.wake();
         }
+    }
+
+    #[cold]
+    fn wake(&self) {
+        self.waiters.wake_one();
     }
 }
 

@@ -6,7 +6,7 @@ use core::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use rumpuser::{NEVER, rumpuser_curlwp, sync::InterruptLock};
+use rumpuser::{NEVER, rumpuser_curlwp, sync::SpinLock};
 
 use crate::{
     errno::{EBUSY, EINVAL, Errno},
@@ -30,7 +30,7 @@ unsafe impl Send for State {}
 
 /// `struct rumpuser_rw`.
 pub struct ReadWriteLock {
-    state: InterruptLock<State>,
+    state: SpinLock<State>,
     writers_waiting: AtomicU32,
     waiters: WaitList,
 }
@@ -39,7 +39,7 @@ impl ReadWriteLock {
     /// A free one.
     pub fn new() -> Self {
         ReadWriteLock {
-            state: InterruptLock::new(State { readers: 0, writer: false, owner: core::ptr::null_mut() }),
+            state: SpinLock::new(State { readers: 0, writer: false, owner: core::ptr::null_mut() }),
             writers_waiting: AtomicU32::new(0),
             waiters: WaitList::new(),
         }

@@ -3,12 +3,10 @@
 use alloc::collections::VecDeque;
 use core::{
     ptr::NonNull,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence},
 };
 
-use rumpuser::{
-    Thread, rumpuser_clock_monotonic, rumpuser_park, rumpuser_thread_current, sync::InterruptLock,
-};
+use rumpuser::{Thread, rumpuser_clock_monotonic, rumpuser_park, rumpuser_thread_current, sync::SpinLock};
 
 /// A waiting thread, on its own stack.
 struct Waiter {
@@ -16,8 +14,12 @@ struct Waiter {
     woken: AtomicBool,
 }
 
-/// Threads that wait, the longest first.
-pub struct WaitList(InterruptLock<VecDeque<NonNull<Waiter>>>);
+/// Threads that wait, the longest first. Interrupt handlers leave it alone.
+pub struct WaitList {
+    waiters: SpinLock<VecDeque<NonNull<Waiter>>>,
+    /// How many, to look at without the lock.
+    length: AtomicUsize,
+}
 
 // SAFETY: a waiter is in the list only while its thread is in `wait`, and is used under the lock.
 unsafe impl Send for WaitList {}
@@ -27,7 +29,7 @@ unsafe impl Sync for WaitList {}
 impl WaitList {
     /// Nobody waits.
     pub const fn new() -> Self {
-        WaitList(InterruptLock::new(VecDeque::new()))
+        WaitList { waiters: SpinLock::new(VecDeque::new()), length: AtomicUsize::new(0) }
     }
 
     /// Waits until woken or until the monotonic `deadline`; returns whether it was woken. `enter` is called once the
@@ -35,7 +37,11 @@ impl WaitList {
     pub fn wait(&self, deadline: u64, enter: impl FnOnce() -> bool) -> bool {
         let waiter = Waiter { thread: rumpuser_thread_current(), woken: AtomicBool::new(false) };
         let node = NonNull::from(&waiter);
-        self.0.lock().push_back(node);
+        let mut list = self.waiters.lock();
+        list.push_back(node);
+        // Before `enter` looks; the other side is in `len`.
+        self.length.fetch_add(1, Ordering::SeqCst);
+        drop(list);
         if enter() {
             while !waiter.woken.load(Ordering::Acquire) {
                 if deadline <= rumpuser_clock_monotonic() {
@@ -47,34 +53,43 @@ impl WaitList {
         if waiter.woken.load(Ordering::Acquire) {
             return true;
         }
-        let mut list = self.0.lock();
+        let mut list = self.waiters.lock();
         let place = list.iter().position(|&other| other == node);
         // Not in the list: woken since.
-        place.map(|place| list.remove(place)).is_none()
+        let Some(place) = place else { return true };
+        list.remove(place);
+        self.length.fetch_sub(1, Ordering::Relaxed);
+        false
+    }
+
+    /// Takes the first from the list; he may go on as soon as this is done.
+    fn next(&self) -> Option<Thread> {
+        let mut list = self.waiters.lock();
+        let node = list.pop_front()?;
+        self.length.fetch_sub(1, Ordering::Relaxed);
+        // SAFETY: it was in the list, so its thread is still in `wait`, and stays there until it sees `woken`.
+        let waiter = unsafe { node.as_ref() };
+        let thread = waiter.thread.clone();
+        waiter.woken.store(true, Ordering::Release);
+        Some(thread)
     }
 
     /// Wakes the thread that has waited longest; returns whether there was one.
     pub fn wake_one(&self) -> bool {
-        let mut list = self.0.lock();
-        let thread = list.pop_front().map(wake);
-        drop(list);
-        thread.map(|thread| thread.unpark()).is_some()
+        self.len() != 0 && self.next().map(|thread| thread.unpark()).is_some()
     }
 
     /// Wakes all that wait now. Those that wait again meanwhile are behind them.
     pub fn wake_all(&self) {
-        let waiting = self.0.lock().len();
-        for _ in 0..waiting {
-            let mut list = self.0.lock();
-            let Some(thread) = list.pop_front().map(wake) else { break };
-            drop(list);
-            thread.unpark();
+        for _ in 0..self.len() {
+            self.wake_one();
         }
     }
 
-    /// Whether anybody waits.
-    pub fn is_empty(&self) -> bool {
-        self.0.lock().is_empty()
+    /// How many wait. What the caller wrote before is seen by whoever comes to wait after this.
+    fn len(&self) -> usize {
+        fence(Ordering::SeqCst);
+        self.length.load(Ordering::Relaxed)
     }
 }
 
@@ -82,13 +97,4 @@ impl Default for WaitList {
     fn default() -> Self {
         Self::new()
     }
-}
-
-/// Marks a waiter that was taken from the list. The thread may go on as soon as it sees the mark.
-fn wake(node: NonNull<Waiter>) -> Thread {
-    // SAFETY: it was in the list, so its thread is still in `wait`, and stays there until it sees `woken`.
-    let waiter = unsafe { node.as_ref() };
-    let thread = waiter.thread.clone();
-    waiter.woken.store(true, Ordering::Release);
-    thread
 }

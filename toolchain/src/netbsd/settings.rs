@@ -30,6 +30,8 @@ const LENIENT: &str = "-std=gnu17 -fcommon -w -Wno-error=implicit-function-decla
 /// Old C as it was, and nothing that distributions switch on for programs with a C library under them.
 const CODE: &str =
     "-fcommon -w -U_FORTIFY_SOURCE -fno-stack-protector -fcf-protection=none -fno-stack-clash-protection";
+/// Where the platform keeps the current LWP, from the GS base (`bmk::cpu`), for trees that are patched to read it there.
+const CURLWP_GS: usize = 8;
 /// Takes back what the host's compiler says of the host.
 const NOT_LINUX: &str = "-Ulinux -U__linux -U__linux__ -U__gnu_linux__";
 
@@ -339,7 +341,11 @@ LDADD+=-ldl
         let include = places.objects.join("include");
         fs::create_dir_all(&include).map_err(host(include.display()))?;
         // Every file of a component includes the first; rumpcomp_pci_* of the platform have what the second says.
-        keep(&include.join("features.h"), "#define NO_PCI_MSI_MSIX\n", false)?;
+        let mut features = String::from("#define NO_PCI_MSI_MSIX\n");
+        if self.target == Target::Image {
+            features += &format!("#define RUMP_CURLWP_GS {CURLWP_GS}\n");
+        }
+        keep(&include.join("features.h"), &features, false)?;
         let pci = "#define RUMPCOMP_USERFEATURE_PCI_DMAFREE\n#define RUMPCOMP_USERFEATURE_PCI_IOSPACE\n";
         keep(&include.join("rumpcomp_userfeatures_pci.h"), pci, false)?;
         if self.target == Target::Host {
