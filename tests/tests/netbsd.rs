@@ -7,7 +7,7 @@ use tests::{
     bake, checkout,
     guest::Guest,
     needs,
-    netbsd::{arguments, compile, installed, source, succeed, tools},
+    netbsd::{arguments, compile, installed, program, source, succeed, tools},
     rumprun_bake, scratch, skip,
 };
 use toolchain::netbsd::{set::Set, wrapper};
@@ -241,6 +241,18 @@ fn clocks_are_right_on_all_cpus() {
         let time = console.lines().find_map(|line| line.strip_prefix("in order at ")?.parse().ok());
         // The machine's clock is read to the second.
         assert!(time.is_some_and(|time: u64| (before - 2..=now() + 2).contains(&time)), "{console}");
+    }
+}
+
+#[test]
+fn address_space_is_more_than_memory() {
+    needs!("gcc", "ld", "objcopy", "qemu-system-x86_64");
+    let Some((set, program)) = program("memory.c") else { return };
+    let image = bake("netbsd-memory", arguments(&set, &[&program]));
+    for (cpus, memory) in [(1, "64M"), (2, "256M")] {
+        let outcome = Guest::new(&image).cpus(cpus).memory(memory).run();
+        let console = outcome.exited(0);
+        assert!(console.contains("no more memory\nmemory again\n"), "{console}");
     }
 }
 

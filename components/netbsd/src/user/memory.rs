@@ -1,6 +1,6 @@
 //! Memory of programs: `mmap` and its relatives, on one address space that all threads share.
 //!
-//! Pages are there from the start: programs use the stack below their stack pointer (the red zone), which a page fault
+//! Mappings that may not be accessed are address space alone. The pages of others are there from the start: programs use the stack below their stack pointer (the red zone), which a page fault
 //! in the kernel's own mode would overwrite, so no page can wait for its first use.
 
 use alloc::sync::Arc;
@@ -10,14 +10,14 @@ use core::{
 };
 
 use rumpuser::{
-    Pmap, Protection,
+    MemoryStatistics, Pmap, Protection,
     memory::PAGE_SIZE,
     memory::USER_END,
-    rumpuser_frame_alloc, rumpuser_pmap_activate, rumpuser_pmap_create,
+    rumpuser_frame_alloc, rumpuser_memory_statistics, rumpuser_pmap_activate, rumpuser_pmap_create,
     sync::{Mutex, SpinLock},
 };
 
-use super::{lwp::failed, rump};
+use super::{lwp::failed, reserved::Reserved, rump};
 use crate::{
     errno::{EBADF, EINVAL, ENODEV, ENOMEM, Errno},
     thread::set_errno,
@@ -42,9 +42,18 @@ const ALIGNMENT_SHIFT: u32 = 24;
 /// What `mmap` returns when it fails.
 const FAILED: *mut c_void = usize::MAX as *mut c_void;
 
+/// The part of the memory that programs' mappings leave to the kernel.
+const KEPT: u64 = 32;
+
 static SPACE: SpinLock<Option<Arc<dyn Pmap>>> = SpinLock::new(None);
-/// Where the next search for room begins; the lock is held while mappings are made and removed.
-static NEXT: Mutex<usize> = Mutex::new(START);
+/// What is known beside the page tables; the lock is held while mappings are made and removed.
+static LAYOUT: Mutex<Layout> = Mutex::new(Layout { next: START, reserved: Reserved::new() });
+
+struct Layout {
+    /// Where the next search for room begins.
+    next: usize,
+    reserved: Reserved,
+}
 
 /// The programs' address space, made when it is first asked for.
 fn space() -> Option<Arc<dyn Pmap>> {
@@ -92,21 +101,31 @@ fn range(address: usize, length: usize) -> Option<Range<usize>> {
 }
 
 /// Room for `length` bytes from `from` on.
-fn find_room(space: &dyn Pmap, from: usize, length: usize, alignment: usize) -> Option<usize> {
+fn find_room(
+    space: &dyn Pmap,
+    reserved: &Reserved,
+    from: usize,
+    length: usize,
+    alignment: usize,
+) -> Option<usize> {
     let mut address = from.checked_next_multiple_of(alignment)?;
     loop {
         let wanted = range(address, length)?;
-        let mut used = None;
-        space.for_each(wanted, &mut |page, _, _| used = Some(page));
+        let mut used = reserved.overlapping(&wanted).map(|taken| taken.end);
+        space.for_each(wanted, &mut |page, _, _| used = used.max(Some(page + PAGE_SIZE)));
         match used {
             None => return Some(address),
-            Some(page) => address = (page + PAGE_SIZE).checked_next_multiple_of(alignment)?,
+            Some(end) => address = end.checked_next_multiple_of(alignment)?,
         }
     }
 }
 
-/// Maps zeroed, writable pages. The caller holds [`NEXT`].
+/// Maps zeroed, writable pages, if that leaves the kernel some. The caller holds [`LAYOUT`].
 fn fill(space: &dyn Pmap, range: Range<usize>) -> Result<(), Errno> {
+    let MemoryStatistics { total, free } = rumpuser_memory_statistics();
+    if range.len() as u64 > free.saturating_sub(total / KEPT) {
+        return Err(ENOMEM);
+    }
     for page in range.clone().step_by(PAGE_SIZE) {
         let entered = rumpuser_frame_alloc()
             .and_then(|frame| space.enter(page, frame, Protection::READ | Protection::WRITE));
@@ -148,24 +167,33 @@ fn map(
         return Err(ENODEV);
     }
     let space = space().ok_or(ENOMEM)?;
-    let mut next = NEXT.lock();
+    let mut layout = LAYOUT.lock();
     let alignment = 1usize.checked_shl(flags as u32 >> ALIGNMENT_SHIFT).unwrap_or(0).max(PAGE_SIZE);
     let range = if flags & FIXED != 0 {
         let range = range(address, length).filter(|range| range.start > 0).ok_or(EINVAL)?;
+        layout.reserved.remove(&range);
         space.remove(range.clone());
         range
     } else {
         range(0, length).ok_or(EINVAL)?;
-        let found = find_room(&*space, *next, length, alignment)
-            .or_else(|| find_room(&*space, START, length, alignment))
+        let found = find_room(&*space, &layout.reserved, layout.next, length, alignment)
+            .or_else(|| find_room(&*space, &layout.reserved, START, length, alignment))
             .ok_or(ENOMEM)?;
         range(found, length).ok_or(ENOMEM)?
     };
-    fill(&*space, range.clone())?;
-    if flags & FIXED == 0 {
-        *next = range.end;
+    let reserve = bits == 0 && !of_file;
+    if reserve {
+        layout.reserved.add(range.clone());
+    } else {
+        fill(&*space, range.clone())?;
     }
-    drop(next);
+    if flags & FIXED == 0 {
+        layout.next = range.end;
+    }
+    drop(layout);
+    if reserve {
+        return Ok(range.start);
+    }
     if of_file && let Err(error) = read_file(&range, descriptor, offset) {
         space.remove(range);
         return Err(error);
@@ -195,28 +223,52 @@ pub extern "C" fn mmap(
     }
 }
 
-fn change(address: *mut c_void, length: usize, work: impl FnOnce(&dyn Pmap, Range<usize>)) -> c_int {
+fn change(
+    address: *mut c_void,
+    length: usize,
+    work: impl FnOnce(&dyn Pmap, &mut Reserved, Range<usize>) -> Result<(), Errno>,
+) -> c_int {
     let (Some(space), Some(range)) = (space(), range(address as usize, length)) else {
         return failed(EINVAL);
     };
-    let _guard = NEXT.lock();
-    work(&*space, range);
-    0
+    let mut layout = LAYOUT.lock();
+    match work(&*space, &mut layout.reserved, range) {
+        Ok(()) => 0,
+        Err(error) => failed(error),
+    }
 }
 
 /// Unmaps memory.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub extern "C" fn munmap(address: *mut c_void, length: usize) -> c_int {
-    change(address, length, |space, range| space.remove(range))
+    change(address, length, |space, reserved, range| {
+        reserved.remove(&range);
+        space.remove(range);
+        Ok(())
+    })
 }
 
-/// Changes the protection of mapped memory. Memory of the heap and of the image keeps its own.
+/// Changes the protection of mapped memory, which gets pages if it had none (`ENOMEM`: then nothing has changed). Memory of
+/// the heap and of the image keeps its own.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub extern "C" fn mprotect(address: *mut c_void, length: usize, bits: c_int) -> c_int {
     if address as usize >= END {
         return 0;
     }
-    change(address, length, |space, range| space.protect(range, protection(bits)))
+    change(address, length, |space, reserved, range| {
+        if bits != 0 {
+            let parts = reserved.remove(&range);
+            for (index, part) in parts.iter().enumerate() {
+                if let Err(error) = fill(space, part.clone()) {
+                    parts[..index].iter().for_each(|filled| space.remove(filled.clone()));
+                    parts.into_iter().for_each(|part| reserved.add(part));
+                    return Err(error);
+                }
+            }
+        }
+        space.protect(range, protection(bits));
+        Ok(())
+    })
 }
 
 /// Nothing is written back: shared mappings of files can't be written.
@@ -272,6 +324,28 @@ fn byte(address: usize) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_may_not_be_accessed_is_address_space_alone() {
+        // More than any machine has.
+        let length = 1 << 40;
+        let start = map(0, length, 0, ANONYMOUS, -1, 0).expect("address space");
+        let other = map(0, 4096, 0, ANONYMOUS, -1, 0).expect("address space");
+        assert!(other >= start + length && byte(start).is_none());
+        assert_eq!(mprotect((start + 8192) as *mut c_void, 4096, 3), 0);
+        assert_eq!((byte(start + 8192), byte(start + 4096), byte(start + 12_288)), (Some(0), None, None));
+        // All of it can't be had, and then nothing has changed; what has pages already keeps them.
+        assert_eq!(mprotect(start as *mut c_void, length, 3), -1);
+        assert_eq!((byte(start + 8192), byte(start)), (Some(0), None));
+        assert_eq!(map(0, length, 3, ANONYMOUS, -1, 0), Err(ENOMEM));
+        assert_eq!(mprotect((start + 8192) as *mut c_void, 8192, 3), 0);
+        assert_eq!(map(start + 4096, 4096, 3, ANONYMOUS | FIXED, -1, 0), Ok(start + 4096));
+        assert_eq!(byte(start + 4096), Some(0));
+        assert_eq!(munmap(start as *mut c_void, length), 0);
+        assert!(byte(start + 8192).is_none() && byte(start + 4096).is_none());
+        assert_eq!(map(start, length, 0, ANONYMOUS | FIXED, -1, 0), Ok(start));
+        assert_eq!(munmap(start as *mut c_void, length) + munmap(other as *mut c_void, 4096), 0);
+    }
 
     #[test]
     fn pages_come_and_go() {

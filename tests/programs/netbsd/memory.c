@@ -1,0 +1,49 @@
+/* Reserves more address space than there is memory, uses some of it, and asks for more memory than there is. */
+#include <sys/mman.h>
+
+#include <err.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { PIECE = 1 << 20, PIECES = 20 };
+static const size_t MUCH = (size_t)1 << 40;
+
+int
+main(void)
+{
+	char *much = mmap(NULL, MUCH, PROT_NONE, MAP_ANON | MAP_PRIVATE, -1, 0), *other;
+
+	if (much == MAP_FAILED)
+		err(1, "address space");
+	for (size_t piece = 0; piece < PIECES; piece++) {
+		char *start = much + piece * (MUCH / PIECES) / PIECE * PIECE;
+		if (mprotect(start, PIECE, PROT_READ | PROT_WRITE) != 0)
+			err(1, "piece %zu", piece);
+		for (int i = 0; i < PIECE; i += 4096)
+			if (start[i] != 0)
+				errx(1, "piece %zu is not zero", piece);
+		memset(start, 'a' + piece, PIECE);
+	}
+	if (much[0] != 'a')
+		errx(1, "the first piece has changed");
+	if (mprotect(much, MUCH, PROT_READ | PROT_WRITE) == 0 || errno != ENOMEM || much[1] != 'a')
+		errx(1, "all of it: error %d", errno);
+	if (mmap(NULL, MUCH, PROT_READ | PROT_WRITE, MAP_ANON | MAP_PRIVATE, -1, 0) != MAP_FAILED || errno != ENOMEM)
+		errx(1, "more than there is: error %d", errno);
+	/* Until there is no more, and still the kernel goes on. */
+	while ((other = mmap(NULL, PIECE, PROT_READ | PROT_WRITE, MAP_ANON | MAP_PRIVATE, -1, 0)) != MAP_FAILED)
+		other[0] = 1;
+	if (errno != ENOMEM)
+		err(1, "the last piece");
+	puts("no more memory");
+	if (munmap(much, MUCH) != 0 || mmap(NULL, PIECE, PROT_READ, MAP_ANON | MAP_PRIVATE, -1, 0) == MAP_FAILED)
+		err(1, "after unmapping");
+	FILE *file = fopen("/file", "w");
+	if (file == NULL || fputs("written", file) == EOF || fclose(file) != 0)
+		err(1, "/file");
+	puts("memory again");
+	return 0;
+}
