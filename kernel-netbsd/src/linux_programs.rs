@@ -4,7 +4,7 @@
 use alloc::{boxed::Box, sync::Arc};
 
 use bmk::platform::BootInformation;
-use image::{command_line::CommandLine, config::Configuration, payload::Payload};
+use image::{command_line::CommandLine, config::Configuration, payload::Payload, rootfs::RootFs};
 use rumpuser::{
     Halt,
     device::{Driver, PciDevice},
@@ -39,6 +39,9 @@ pub fn main(payload: &'static [u8], information: BootInformation) {
     platform_hw::set_drivers(DRIVERS);
     platform_hw::set_entropy_refill(virtio::entropy::refill);
     linux::files::mount::register("ext4", ext4_vfs::make);
+    for (kind, make) in netbsd_linux::files::MAKERS {
+        linux::files::mount::register(kind, make);
+    }
     let payload = match Payload::parse(payload) {
         Ok(payload) => payload,
         Err(error) => {
@@ -46,7 +49,10 @@ pub fn main(payload: &'static [u8], information: BootInformation) {
             rumpuser::rumpuser_halt(Halt::PowerOff(NOT_STARTED))
         }
     };
-    // The personality says what is wrong with it.
+    // The personality says what is wrong with them.
+    if let Ok(root) = RootFs::parse(payload.rootfs()) {
+        netbsd::files::set_root(root);
+    }
     let mut configuration: Configuration = postcard::from_bytes(payload.configuration()).unwrap_or_default();
     CommandLine::parse(information.command_line.as_bytes()).apply(&mut configuration);
     start_devices(configuration);

@@ -10,7 +10,7 @@ use tests::{
     Guest, bake, checkout,
     clients::{curl, redis, redis_benchmark, redis_pipe},
     needs,
-    network::Link,
+    network::{Link, Network},
     recipe::Server,
     scratch, skip,
 };
@@ -106,4 +106,28 @@ fn nginx_serves_over_netbsd() {
     server.wait_for_answer(PORT, b"GET /none HTTP/1.0\r\n\r\n", b"HTTP/1.1 404");
     let url = format!("http://{}/page", server.at(PORT));
     assert!(curl(&server, &url, &[]) == page, "the page arrives as it is");
+}
+
+#[test]
+fn interfaces_are_shown_to_linux_programs() {
+    needs!("/usr/bin/python3", "ld", "objcopy", "qemu-system-x86_64");
+    let Some(set) = installed() else { return };
+    let programs = format!("{}:/programs", checkout().join("tests/programs/netbsd").display());
+    let words =
+        ["/usr/bin/python3", "--package", "python3", "--rootfs", &programs, "--env", "GATEWAY=10.77.0.1"];
+    let words = words.into_iter().chain(["--", "/programs/linux_interfaces.py"]).collect::<Vec<_>>();
+    let image = bake("netbsd-linux-interfaces", arguments(&set, &words));
+    for cpus in [1, 2] {
+        let Some(network) = Network::new(Link::Tap { queues: 1 }) else { return };
+        let options =
+            "address=10.77.0.2/24,address=fd77::2/64,gateway=10.77.0.1,mtu=1400,mac=52:54:00:00:77:01";
+        let guest = Guest::new(&image).machine("q35").cpus(cpus);
+        let outcome = network.attach_with(guest, &[], options).run();
+        let console = outcome.exited(0);
+        let expected = "names ['lo', 'eth0']\naddress eth0 10.77.0.2\naddress eth0 fd77::2\nlink-local 1\n\
+                        ioctl 10.77.0.2 255.255.255.0\nmtu 1400 1400\n\
+                        hardware 52:54:00:00:77:01 52:54:00:00:77:01\nroute eth0 10.77.0.1\ncounted True\n\
+                        set ENOTSUP\n";
+        assert!(console.contains(expected), "{console}");
+    }
 }

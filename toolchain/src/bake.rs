@@ -156,11 +156,12 @@ pub fn bake(request: &BakeRequest, report: &dyn Report) -> Result<Manifest, Erro
         }
         Some(wanted) => {
             let mut components = wanted.components.clone();
-            if linked {
-                components.extend(netbsd::configured::components(&wanted.set, &configuration)?);
+            let mounted = if linked {
+                netbsd::configured::components(&wanted.set, &configuration)?
             } else {
-                netbsd::configured::check_linux(&configuration)?;
-            }
+                netbsd::configured::linux_components(&wanted.set, &configuration)?
+            };
+            components.extend(mounted);
             let programs: Vec<PathBuf> = configuration.programs.iter().map(host_path).collect();
             let link = Link {
                 set: &wanted.set,

@@ -23,6 +23,7 @@ pub mod number {
     pub const GETSOCKNAME: i32 = 32;
     pub const SYNC: i32 = 36;
     pub const IOCTL: i32 = 54;
+    pub const UMASK: i32 = 60;
     pub const FSYNC: i32 = 95;
     pub const CONNECT: i32 = 98;
     pub const BIND: i32 = 104;
@@ -50,6 +51,7 @@ pub mod number {
     pub const FSTAT: i32 = 440;
     pub const LINKAT: i32 = 457;
     pub const RENAMEAT: i32 = 458;
+    pub const MKFIFOAT: i32 = 459;
     pub const MKNODAT: i32 = 460;
     pub const MKDIRAT: i32 = 461;
     pub const FCHMODAT: i32 = 463;
@@ -102,6 +104,15 @@ impl Caller {
     pub fn call(&mut self, number: i32, arguments: &mut [u64]) -> Result<i64> {
         let Some(lwp) = &self.0 else { return Err(Errno::EIO) };
         call_as(lwp.pointer, number, arguments)
+    }
+
+    /// Calls functions of the kernel as the LWP.
+    pub fn run<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        let before = rumpuser_curlwp();
+        rumpuser_set_curlwp(self.0.as_ref().map_or(core::ptr::null_mut(), |lwp| lwp.pointer));
+        let outcome = work();
+        rumpuser_set_curlwp(before);
+        outcome
     }
 
     /// The memory through which data passes: [`BUFFER`] bytes.

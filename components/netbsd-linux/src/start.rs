@@ -10,7 +10,7 @@ use rumpuser::{CpuSet, NEVER};
 
 use crate::{
     call::{self, address_of, number},
-    events,
+    events, interfaces,
 };
 
 /// `RLIMIT_NOFILE` of setrlimit(2); `CTL_KERN`, `KERN_MAXFILES`, `KERN_SBMAX` of sysctl(7).
@@ -23,14 +23,30 @@ const DESCRIPTORS: i32 = 65_536;
 /// The largest buffer of a socket in bytes.
 const BUFFER: i32 = 2 << 20;
 
+/// The kernel takes calls; its network is configured.
+static RUNS: AtomicBool = AtomicBool::new(false);
 static READY: AtomicBool = AtomicBool::new(false);
 static CHANGED: WaitQueue = WaitQueue::new();
 
+fn wait_for(what: &AtomicBool) {
+    if !what.load(Ordering::Acquire) {
+        CHANGED.wait_uninterruptible(|| what.load(Ordering::Acquire).then_some(()));
+    }
+}
+
+fn reached(what: &AtomicBool) {
+    what.store(true, Ordering::Release);
+    CHANGED.wake_all();
+}
+
+/// Waits until the rump kernel takes calls.
+pub fn wait_kernel() {
+    wait_for(&RUNS);
+}
+
 /// Waits until the rump kernel runs and its network is configured.
 pub fn wait_ready() {
-    if !READY.load(Ordering::Acquire) {
-        CHANGED.wait_uninterruptible(|| READY.load(Ordering::Acquire).then_some(()));
-    }
+    wait_for(&READY);
 }
 
 /// Starts the rump kernel: the network's part of starting an image. Devices have been looked for. `resolver_changed`
@@ -44,12 +60,17 @@ pub fn start(configuration: Configuration, resolver_changed: network::Changed) {
         call::start(user::process::getpid_of_caller());
         set_limits();
         host::apply_parameters();
+        // Who creates files has the umask applied.
+        let _ = call::call(number::UMASK, &mut [0]);
+        reached(&RUNS);
         network::configure(&configuration, Some(resolver_changed));
+        if let Err(error) = interfaces::start() {
+            host::console(alloc::format!("no interfaces for programs: {error:?}\n").as_bytes());
+        }
         if let Err(error) = events::start() {
             host::console(alloc::format!("no sockets: {error:?}\n").as_bytes());
         }
-        READY.store(true, Ordering::Release);
-        CHANGED.wake_all();
+        reached(&READY);
         // The first process goes when its last LWP does.
         loop {
             rumpuser::rumpuser_park(NEVER);

@@ -59,6 +59,16 @@ pub struct DeviceStatistics {
     pub transmit_errors: u64,
 }
 
+/// What passed a device, as it counts itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "as in `interface::Statistics`")]
+pub struct Traffic {
+    pub receive_packets: u64,
+    pub receive_bytes: u64,
+    pub transmit_packets: u64,
+    pub transmit_bytes: u64,
+}
+
 /// Why a packet was not taken. It stays with the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TransmitError {
@@ -81,8 +91,8 @@ pub trait Upcalls: Send + Sync {
 }
 
 /// A network device. Methods are called from any thread and CPU, for one queue often at the same time from
-/// several: a driver has a lock per ring. None may sleep, except [`NetworkDevice::start`] and
-/// [`NetworkDevice::stop`].
+/// several: a driver has a lock per ring. None may sleep, except [`NetworkDevice::start`],
+/// [`NetworkDevice::stop`] and [`NetworkDevice::traffic`].
 pub trait NetworkDevice: Send + Sync {
     /// What it is.
     fn properties(&self) -> &Properties;
@@ -121,4 +131,9 @@ pub trait NetworkDevice: Send + Sync {
     fn set_filter(&self, multicast: &[HardwareAddress], all: bool);
     /// Its own counters.
     fn statistics(&self) -> DeviceStatistics;
+    /// What passed, if that is not what went through [`NetworkDevice::transmit`] and [`NetworkDevice::receive`]. May
+    /// sleep.
+    fn traffic(&self) -> Option<Traffic> {
+        None
+    }
 }

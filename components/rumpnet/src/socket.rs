@@ -267,6 +267,8 @@ pub struct Outside {
     pub create: fn(&Creation, Domain, Style) -> Result<Arc<dyn Socket>>,
     /// The socket that a file is, if it is one of these.
     pub of_any: fn(&dyn Any) -> Option<&dyn Socket>,
+    /// Waits until the other network is configured, and the interfaces show what it has.
+    pub wait_ready: fn(),
 }
 
 static OUTSIDE: OnceRef<'static, Outside> = OnceRef::new();
@@ -274,6 +276,11 @@ static OUTSIDE: OnceRef<'static, Outside> = OnceRef::new();
 /// From now on, internet sockets are another network's. Only the first call counts.
 pub fn use_outside(outside: &'static Outside) {
     let _ = OUTSIDE.set(outside);
+}
+
+/// The other network, if there is one: the interfaces show what it has, and can't be changed.
+pub fn outside() -> Option<&'static Outside> {
+    OUTSIDE.get()
 }
 
 /// What socket(2) asks for, as numbers of Linux's.

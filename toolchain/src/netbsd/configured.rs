@@ -28,6 +28,8 @@ const NFS: &str = "nfs";
 const SERVER: &[&str] = &["rumpfs_nfs", "rumpfs_nfsserver"];
 /// What makes a disk of a file on a mounted file system.
 const FILE_DISK: &str = "rumpdev_vnd";
+/// File systems that show what is NetBSD's own.
+const OWN: &[&str] = &["fdesc", "kernfs", "ptyfs"];
 /// File systems without a disk.
 const WITHOUT_DISK: &[&str] = &["fdesc", "kernfs", "ptyfs", "tmpfs"];
 
@@ -68,9 +70,29 @@ pub fn check_built_in(configuration: &Configuration) -> Result<(), Error> {
     }
 }
 
-/// Refuses what programs of Linux can't have with NetBSD's components, which give them the network alone.
-pub fn check_linux(configuration: &Configuration) -> Result<(), Error> {
-    check_mounts(configuration, "is for programs of NetBSD: those of Linux have the built-in file systems")
+/// The components that the configuration needs for programs of Linux, by name. Their `ext4` and `tmpfs` are the built-in
+/// ones, and what shows NetBSD's own processes and devices is of no use to them.
+pub fn linux_components(set: &Path, configuration: &Configuration) -> Result<Vec<String>, Error> {
+    let of_netbsd = |mount: &Mount| !BUILT_IN.contains(&mount.kind.as_str());
+    for mount in &configuration.mounts {
+        let otherwise = if OWN.contains(&mount.kind.as_str()) {
+            "is for programs of NetBSD: those of Linux have /proc and /dev"
+        } else if mount.kind == NFS || !mount.exported_to.is_empty() {
+            "is not for programs of Linux: NFS is for those of NetBSD"
+        } else if is_on_file(mount) {
+            "is on a file of the image: that takes `ext2fs` or another type of NetBSD's"
+        } else if is_on_another(mount, &configuration.mounts) {
+            "is on a file of another mount, which programs of NetBSD can have"
+        } else {
+            continue;
+        };
+        return Err(Error::Other(format!("{} {otherwise}", described(mount))));
+    }
+    needed_by(set, &configuration.mounts, of_netbsd)
+}
+
+fn is_on_file(mount: &Mount) -> bool {
+    mount.kind == "ext4" && !mount.source.starts_with(b"/dev/")
 }
 
 fn check_mounts(configuration: &Configuration, otherwise: &str) -> Result<(), Error> {
@@ -78,7 +100,7 @@ fn check_mounts(configuration: &Configuration, otherwise: &str) -> Result<(), Er
         if !mount.exported_to.is_empty() {
             return Err(Error::Other(format!("{} exported_to {otherwise}", described(mount))));
         }
-        let on_file = mount.kind == "ext4" && !mount.source.starts_with(b"/dev/");
+        let on_file = is_on_file(mount);
         if on_file || !BUILT_IN.contains(&mount.kind.as_str()) {
             let what = if on_file { "on a file of the image " } else { "" };
             return Err(Error::Other(format!("{} {what}{otherwise}", described(mount))));
@@ -97,8 +119,12 @@ fn is_on_another(mount: &Mount, all: &[Mount]) -> bool {
 
 /// The components that the configuration needs, by name.
 pub fn components(set: &Path, configuration: &Configuration) -> Result<Vec<String>, Error> {
+    needed_by(set, &configuration.mounts, |_| true)
+}
+
+fn needed_by(set: &Path, mounts: &[Mount], counts: impl Fn(&Mount) -> bool) -> Result<Vec<String>, Error> {
     let mut needed: Vec<String> = Vec::new();
-    for mount in &configuration.mounts {
+    for mount in mounts.iter().filter(|mount| counts(mount)) {
         if mount.format {
             return Err(Error::Other(format!(
                 "{}: NetBSD's components make no file systems (format = true): make one with mke2fs or makefs",
@@ -113,7 +139,7 @@ pub fn components(set: &Path, configuration: &Configuration) -> Result<Vec<Strin
         }
         let component = COMPONENTS.iter().find(|(kind, _)| *kind == mount.kind).map_or("", |(_, name)| name);
         let server = if mount.exported_to.is_empty() { &[][..] } else { SERVER };
-        let disk = if is_on_another(mount, &configuration.mounts) { &[FILE_DISK][..] } else { &[] };
+        let disk = if is_on_another(mount, mounts) { &[FILE_DISK][..] } else { &[] };
         for component in [&component].into_iter().chain(server).chain(disk) {
             if !set.join(format!("lib/rump/lib{component}.a")).is_file() {
                 return Err(Error::Other(format!(
@@ -173,9 +199,18 @@ mod tests {
         assert!(components(set.path(), &inner).is_ok());
         let mut exported = configuration("ffs", "/dev/vda");
         exported.mounts[0].exported_to.push("10.0.0.0/8".into());
-        assert!(check_linux(&exported).is_err());
+        assert!(linux_components(set.path(), &exported).is_err());
         let message = components(set.path(), &exported).expect_err("no server").to_string();
         assert!(message.contains("the component rumpfs_nfs"), "{message}");
+        let found = linux_components(set.path(), &configuration("ffs", "/dev/vda")).expect("there");
+        assert_eq!(found, ["rumpfs_ffs"]);
+        assert!(
+            linux_components(set.path(), &configuration("ext4", "/dev/vda")).expect("built in").is_empty()
+        );
+        for (kind, source) in [("kernfs", ""), ("ext4", "/disk.img"), ("msdos", "/dev/vda")] {
+            let message = linux_components(set.path(), &configuration(kind, source)).expect_err("not there");
+            assert!(message.to_string().contains("/data"), "{message}");
+        }
         let mut formatted = configuration("ffs", "/dev/vda");
         formatted.mounts[0].format = true;
         assert!(components(set.path(), &formatted).is_err());

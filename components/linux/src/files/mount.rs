@@ -28,6 +28,11 @@ pub fn register(name: &'static str, maker: Maker) {
     MAKERS.lock().insert(name, maker);
 }
 
+/// The types that were made known.
+pub fn names() -> Vec<&'static str> {
+    MAKERS.lock().keys().copied().collect()
+}
+
 /// Makes a file system of a type by its name. ENODEV if there is no such type.
 pub fn make(kind: &str, source: &[u8], options: &str) -> Result<Arc<dyn FileSystem>> {
     match kind {

@@ -27,6 +27,7 @@ pub(super) fn add(fixed: &mut Fixed) {
     let mut text = |name: &str, make: fn() -> Vec<u8>| fixed.add(name, Entry::text(make));
     text("buddyinfo", Vec::new);
     text("cmdline", || [&COMMAND_LINE.lock()[..], b"\n"].concat());
+    text("filesystems", file_systems);
     text("loadavg", loadavg);
     text("locks", locks);
     text("meminfo", meminfo);
@@ -42,7 +43,6 @@ pub(super) fn add(fixed: &mut Fixed) {
         ("diskstats", ""),
         ("dma", ""),
         ("execdomains", "0-0\tLinux           \t[kernel]\n"),
-        ("filesystems", FILE_SYSTEMS),
         ("misc", ""),
         ("zoneinfo", ""),
     ] {
@@ -64,10 +64,18 @@ fn sysrq(command: &[u8]) -> Result<()> {
 }
 
 const FILE_SYSTEMS: &str = "nodev\tproc\nnodev\tsysfs\nnodev\ttmpfs\nnodev\toverlay\nnodev\tdevtmpfs\n\
-                            nodev\tdevpts\nnodev\tpipefs\nnodev\tsockfs\n\text4\n";
+                            nodev\tdevpts\nnodev\tpipefs\nnodev\tsockfs\n";
 
 const DEVICES: &str = "Character devices:\n  1 mem\n  4 tty\n  5 /dev/tty\n  5 /dev/console\n  5 /dev/ptmx\n\
                        136 pts\n\nBlock devices:\n254 virtblk\n";
+
+fn file_systems() -> Vec<u8> {
+    let mut text = String::from(FILE_SYSTEMS);
+    for name in crate::files::mount::names() {
+        let _ = writeln!(text, "\t{name}");
+    }
+    text.into_bytes()
+}
 
 fn version() -> Vec<u8> {
     format!("{} version {} (rumprun-bake) {}\n", uts::SYSTEM, uts::RELEASE, uts::VERSION).into_bytes()

@@ -36,6 +36,9 @@ pub fn baked(configuration: &Configuration) {
 
 /// Hands the configuration over, and waits for a while until addresses are there.
 pub fn start(configuration: &Configuration) {
+    if let Some(outside) = rumpnet::socket::outside() {
+        return (outside.wait_ready)();
+    }
     configuration::configure(Settings {
         host_name: configuration.hostname.clone(),
         interfaces: configuration.networks.iter().map(setup).collect(),

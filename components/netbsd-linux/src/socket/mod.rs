@@ -104,7 +104,7 @@ impl Drop for InUse<'_> {
 }
 
 /// How the network layer reaches these sockets.
-pub static OUTSIDE: Outside = Outside { create, of_any };
+pub static OUTSIDE: Outside = Outside { create, of_any, wait_ready: crate::wait_ready };
 
 fn of_any(file: &dyn Any) -> Option<&dyn Socket> {
     file.downcast_ref::<InternetSocket>().map(|socket| socket as &dyn Socket)

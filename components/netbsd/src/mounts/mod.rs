@@ -53,7 +53,8 @@ fn mount_all(mounts: &[Mount], wanted: impl Fn(&Mount) -> bool) -> Result<(), St
     Ok(())
 }
 
-fn mount_one(number: usize, mount: &Mount) -> Result<(), String> {
+/// Mounts one; `number` tells the devices of files of the image apart.
+pub fn mount_one(number: usize, mount: &Mount) -> Result<(), String> {
     make_directories(&mount.target)?;
     if mount.kind == REMOTE {
         let remote = remote::Remote::find(mount)?;

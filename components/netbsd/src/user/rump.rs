@@ -27,6 +27,14 @@ weak! {
     fn rump_pub_lwproc_releaselwp();
     /// Shows a file of the host in the kernel's file system.
     fn rump_pub_etfs_register(*const c_char, *const c_char, c_int) -> c_int;
+    /// The mounted file system at a path.
+    fn rump_pub_vfs_getmp(*const c_char, *mut *mut c_void) -> c_int;
+    /// Writes what a mounted file system has in caches; with 1, waits for it.
+    fn rump_pub_vfs_sync(*mut c_void, c_int, *mut c_void) -> c_int;
+    /// Makes credentials: user, group, and further groups.
+    fn rump_pub_cred_create(u32, u32, usize, *mut u32) -> *mut c_void;
+    /// Gives credentials up.
+    fn rump_pub_cred_put(*mut c_void);
     /// Shuts the kernel down.
     fn rump___sysimpl_reboot(c_int, *mut c_char) -> c_int;
     /// The number of the caller's process.

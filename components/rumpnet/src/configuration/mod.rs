@@ -124,7 +124,7 @@ fn is_ready() -> bool {
 /// An interface came, went, or changed. Its name is that of the hook.
 fn changed(interface: &Arc<Interface>) {
     change::notify(&Change::Link { interface: interface.index(), gone: interface.is_gone() });
-    if !interface.is_loopback() {
+    if !interface.is_loopback() && crate::socket::outside().is_none() {
         service::start();
         events::push(Event::Changed { interface: interface.index() });
     }

@@ -279,7 +279,7 @@ impl Interface {
         self.queues.len()
     }
 
-    /// What passed.
+    /// What passed. May sleep.
     pub fn statistics(&self) -> Statistics {
         let device = self.device.statistics();
         let mut sum = Statistics {
@@ -288,6 +288,15 @@ impl Interface {
             transmit_errors: device.transmit_errors,
             ..Statistics::default()
         };
+        if let Some(traffic) = self.device.traffic() {
+            return Statistics {
+                receive_packets: traffic.receive_packets,
+                receive_bytes: traffic.receive_bytes,
+                transmit_packets: traffic.transmit_packets,
+                transmit_bytes: traffic.transmit_bytes,
+                ..sum
+            };
+        }
         for queue in &self.queues {
             let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
             sum.receive_packets += load(&queue.received.packets);

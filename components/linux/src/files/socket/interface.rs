@@ -92,12 +92,15 @@ fn named(bytes: &[u8]) -> Result<Arc<Interface>> {
 
 /// Serves a request.
 pub fn ioctl(task: &Task, request: u32, argument: usize) -> Result<usize> {
-    if matches!(
+    let changes = matches!(
         request,
         SIOCSIFFLAGS | SIOCSIFADDR | SIOCSIFBRDADDR | SIOCSIFNETMASK | SIOCSIFMTU | SIOCADDRT | SIOCDELRT
-    ) && !task.credentials().capable(CAP_NET_ADMIN)
-    {
+    );
+    if changes && !task.credentials().capable(CAP_NET_ADMIN) {
         return Err(Errno::EPERM);
+    }
+    if changes && rumpnet::socket::outside().is_some() {
+        return Err(Errno::EOPNOTSUPP);
     }
     match request {
         SIOCGIFCONF => return list(argument),

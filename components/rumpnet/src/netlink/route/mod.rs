@@ -49,6 +49,9 @@ pub fn handle(message: &Message<'_>, privileged: bool, answer: &mut Answer<'_>) 
     if message.kind % 4 != 2 && !privileged {
         return Err(Errno::EPERM);
     }
+    if message.kind % 4 != 2 && crate::socket::outside().is_some() {
+        return Err(Errno::EOPNOTSUPP);
+    }
     match message.kind {
         kind::GETLINK => link::get(message, dumps, answer),
         kind::NEWLINK | kind::SETLINK => link::set(message),
