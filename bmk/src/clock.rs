@@ -23,16 +23,43 @@ static PAGE_WRITE: IrqLock<()> = IrqLock::new(());
 
 /// Starts the clock, with the counter's frequency in Hz.
 pub fn initialise(frequency: u64) {
-    let frequency = frequency.max(1_000_000);
+    set_frequency(frequency);
     BASE.store(machine::rdtsc(), Ordering::Relaxed);
-    FREQUENCY.store(frequency, Ordering::Relaxed);
-    MULTIPLIER.store((u128::from(SECOND) << 32).div_ceil(u128::from(frequency)) as u64, Ordering::Relaxed);
     REALTIME_OFFSET.store(platform().realtime() as i64 - now() as i64, Ordering::Relaxed);
     if let Ok(frame) = frames::allocate(0, frames::For::Kernel) {
         frames::zero(frame, 1);
         PAGE.store(layout::direct(frame.physical()) as *mut ClockPage, Ordering::Release);
     }
     write_page();
+}
+
+fn set_frequency(frequency: u64) {
+    let frequency = frequency.max(1_000_000);
+    FREQUENCY.store(frequency, Ordering::Relaxed);
+    MULTIPLIER.store((u128::from(SECOND) << 32).div_ceil(u128::from(frequency)) as u64, Ordering::Relaxed);
+}
+
+/// The clocks at a moment at which the machine stops.
+#[derive(Debug, Clone, Copy)]
+pub struct Stopped {
+    monotonic: u64,
+    /// The time of day against the platform's.
+    ahead: u64,
+}
+
+/// Reads the clocks, for [`resume`].
+pub fn stop() -> Stopped {
+    Stopped { monotonic: now(), ahead: realtime().wrapping_sub(platform().realtime()) }
+}
+
+/// Goes on where the clocks stopped, with a counter of `frequency` Hz that may be another: monotonic time has stood still,
+/// the time of day is the platform's, as far ahead of it as it was. While the other CPUs stand still.
+pub fn resume(stopped: Stopped, frequency: u64) {
+    set_frequency(frequency);
+    let ticks = tsc_at(stopped.monotonic).wrapping_sub(BASE.load(Ordering::Relaxed));
+    BASE.store(machine::rdtsc().saturating_sub(ticks), Ordering::Relaxed);
+    // Writes the page, too.
+    set_realtime(platform().realtime().wrapping_add(stopped.ahead));
 }
 
 /// Monotonic time in nanoseconds.

@@ -18,6 +18,7 @@ pub mod machine;
 pub mod memory;
 pub mod panic;
 pub mod platform;
+pub mod rendezvous;
 pub mod schedule;
 pub mod smp;
 pub mod trap;

@@ -43,6 +43,11 @@ pub trait Platform: Sync {
         true
     }
 
+    /// How long the host let a CPU wait that had work, in nanoseconds.
+    fn stolen_time(&self, _cpu: HardwareCpu) -> u64 {
+        0
+    }
+
     /// Sends an interrupt to a CPU. Safe with interrupts disabled.
     fn send_interrupt(&self, cpu: HardwareCpu, vector: u8);
 

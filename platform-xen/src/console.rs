@@ -28,7 +28,8 @@ struct Interface {
 
 struct Console {
     interface: &'static Interface,
-    port: events::Port,
+    /// It changes when the domain is restored.
+    port: AtomicU32,
 }
 
 static CONSOLE: OnceBox<Console> = OnceBox::new();
@@ -37,6 +38,10 @@ static STUCK: AtomicBool = AtomicBool::new(false);
 static LISTENS: AtomicBool = AtomicBool::new(false);
 
 impl Console {
+    fn port(&self) -> events::Port {
+        self.port.load(Ordering::Relaxed)
+    }
+
     fn output(&self) -> ByteRing<'_> {
         let interface = self.interface;
         ByteRing::new(&interface.output, &interface.output_consumer, &interface.output_producer)
@@ -53,7 +58,7 @@ impl Console {
         while !rest.is_empty() {
             let Ok(count) = self.output().send(rest) else { return };
             if count > 0 {
-                events::notify(self.port);
+                events::notify(self.port());
                 rest = &rest[count..];
                 limit = None;
                 STUCK.store(false, Ordering::Relaxed);
@@ -76,7 +81,7 @@ impl Console {
             match self.input().receive(&mut bytes[..room]) {
                 Ok(count @ 1..) => {
                     bmk::console::input(&bytes[..count]);
-                    events::notify(self.port);
+                    events::notify(self.port());
                 }
                 _ => break,
             }
@@ -94,7 +99,19 @@ pub fn initialise() {
     // SAFETY: the console's page, mapped for ever; the structure is made of atomics.
     let interface = unsafe { &*(address as *const Interface) };
     let Ok(port) = u32::try_from(port) else { return };
-    let _ = CONSOLE.set(Box::new(Console { interface, port }));
+    let _ = CONSOLE.set(Box::new(Console { interface, port: AtomicU32::new(port) }));
+}
+
+/// Takes the channel of a restored domain, while the other CPUs stand still; its page is where it was.
+pub fn resume() {
+    if let Some(console) = CONSOLE.get()
+        && let Some(port) = memory::parameter(CONSOLE_PORT).and_then(|port| u32::try_from(port).ok())
+    {
+        console.port.store(port, Ordering::Relaxed);
+        if LISTENS.load(Ordering::Acquire) {
+            events::establish(port, Box::new(resume_input));
+        }
+    }
 }
 
 fn write_log(bytes: &[u8]) {
@@ -117,7 +134,7 @@ pub fn write(bytes: &[u8]) {
 pub fn start_input() {
     let Some(console) = CONSOLE.get() else { return };
     if !LISTENS.swap(true, Ordering::AcqRel) {
-        events::establish(console.port, Box::new(resume_input));
+        events::establish(console.port(), Box::new(resume_input));
         resume_input();
     }
 }

@@ -7,11 +7,12 @@ use rumpuser::{CpuSet, ThreadSpec, sync::InterruptLock};
 use crate::{
     shutdown,
     store::{self, PLAIN, Watch},
+    suspend,
 };
 
 const SHUTDOWN: &str = "control/shutdown";
 /// What can be asked for, as the toolstack wants to know it.
-const FEATURES: [&str; 3] = ["poweroff", "halt", "reboot"];
+const FEATURES: [&str; 4] = ["poweroff", "halt", "reboot", "suspend"];
 
 static WATCH: InterruptLock<Option<Watch>> = InterruptLock::new(None);
 
@@ -23,11 +24,16 @@ pub fn start() {
     {
         return;
     }
-    for feature in FEATURES {
-        let _ = PLAIN.write(&alloc::format!("control/feature-{feature}"), "1");
-    }
+    announce();
     if let Ok(watch) = store::watch(SHUTDOWN, |_| asked()) {
         *WATCH.lock() = Some(watch);
+    }
+}
+
+/// Tells the toolstack what it can ask for.
+pub fn announce() {
+    for feature in FEATURES {
+        let _ = PLAIN.write(&alloc::format!("control/feature-{feature}"), "1");
     }
 }
 
@@ -36,6 +42,10 @@ fn asked() {
     match request.as_str() {
         "poweroff" | "halt" => {}
         "reboot" => shutdown::restart_next(),
+        "suspend" => {
+            let _ = PLAIN.write(SHUTDOWN, "");
+            return suspend::start();
+        }
         _ => return,
     }
     // Empty: it is being done.

@@ -34,11 +34,17 @@ unsafe impl GrantOperation for SetVersion {
     const COMMAND: u64 = 8;
 }
 
+/// A page of the table, and its frame.
+struct Mapped<T: 'static> {
+    frame: u64,
+    items: &'static [T],
+}
+
 struct Table {
     /// 0 before the first use.
     version: u32,
-    entries: Vec<&'static [AtomicU32]>,
-    states: Vec<&'static [AtomicU16]>,
+    entries: Vec<Mapped<AtomicU32>>,
+    states: Vec<Mapped<AtomicU16>>,
     free: Vec<GrantReference>,
 }
 
@@ -69,13 +75,13 @@ impl Table {
         let end = first + self.per_page();
         while self.version == 2 && self.states.len() * STATES < end as usize {
             let index = self.states.len() as u64 | STATUS_PAGES;
-            let page = map(index)?;
+            let (page, frame) = map(index)?;
             // SAFETY: made of atomics.
-            self.states.push(unsafe { page.leak() });
+            self.states.push(Mapped { frame, items: unsafe { page.leak() } });
         }
-        let page = map(count.into())?;
+        let (page, frame) = map(count.into())?;
         // SAFETY: made of atomics.
-        self.entries.push(unsafe { page.leak() });
+        self.entries.push(Mapped { frame, items: unsafe { page.leak() } });
         self.free.extend((first.max(RESERVED)..end).rev());
         Ok(())
     }
@@ -84,7 +90,7 @@ impl Table {
     fn entry(&self, reference: GrantReference) -> Option<&'static [AtomicU32]> {
         let page = self.entries.get((reference / self.per_page().max(1)) as usize)?;
         let start = (reference % self.per_page()) as usize * self.words();
-        page.get(start..start + self.words())
+        page.items.get(start..start + self.words())
     }
 
     fn grant(&mut self, domain: u16, frame: Frame, writable: bool) -> Option<GrantReference> {
@@ -112,7 +118,7 @@ impl Table {
             let state = self
                 .states
                 .get(reference as usize / STATES)
-                .and_then(|page| page.get(reference as usize % STATES));
+                .and_then(|page| page.items.get(reference as usize % STATES));
             head.store(0, Ordering::SeqCst);
             fence(Ordering::SeqCst);
             state.is_some_and(|state| u32::from(state.load(Ordering::SeqCst)) & IN_USE == 0)
@@ -138,10 +144,37 @@ fn revoke(head: &AtomicU32) -> bool {
     false
 }
 
-fn map(index: u64) -> Result<Page, OutOfMemory> {
+fn map(index: u64) -> Result<(Page, u64), OutOfMemory> {
     let page = Page::new(PAGE_SIZE)?;
-    memory::map(Space::GrantTable, index, page.frame(0)).map_err(|_| OutOfMemory)?;
-    Ok(page)
+    let frame = page.frame(0);
+    memory::map(Space::GrantTable, index, frame).map_err(|_| OutOfMemory)?;
+    Ok((page, frame))
+}
+
+/// Puts the empty table of a restored domain in the place of the one before: nothing is granted any more, but references
+/// stay taken until they are ended.
+pub fn resume() {
+    let mut table = TABLE.lock();
+    let version = table.version;
+    if version == 0 {
+        return;
+    }
+    table.choose_version();
+    let pages = |frames: &mut dyn Iterator<Item = u64>, kind: u64| {
+        frames
+            .enumerate()
+            .all(|(index, frame)| memory::map(Space::GrantTable, index as u64 | kind, frame).is_ok())
+    };
+    let same = table.version == version
+        && pages(&mut table.states.iter().map(|page| page.frame), STATUS_PAGES)
+        && pages(&mut table.entries.iter().map(|page| page.frame), 0);
+    if !same {
+        // Another hypervisor, with other tables: their references are of no use there.
+        let empty = Table { version: 0, entries: Vec::new(), states: Vec::new(), free: Vec::new() };
+        let before = core::mem::replace(&mut *table, empty);
+        drop(table);
+        drop(before);
+    }
 }
 
 /// Lets a domain reach a page.
@@ -164,7 +197,8 @@ mod tests {
             // SAFETY: the tests ask for atomics only.
             unsafe { page.leak() }
         }
-        Table { version, entries: vec![page()], states: vec![page()], free: vec![9, 8] }
+        let (entries, states) = (Mapped { frame: 0, items: page() }, Mapped { frame: 0, items: page() });
+        Table { version, entries: vec![entries], states: vec![states], free: vec![9, 8] }
     }
 
     #[test]
@@ -179,13 +213,13 @@ mod tests {
             if version == 1 {
                 entry[0].fetch_or(1 << 3, Ordering::Relaxed);
             } else {
-                table.states[0][reference as usize].store(1 << 3, Ordering::Relaxed);
+                table.states[0].items[reference as usize].store(1 << 3, Ordering::Relaxed);
             }
             assert!(!table.end(reference) && !table.free.contains(&reference));
             if version == 1 {
                 entry[0].fetch_and(!(1 << 3), Ordering::Relaxed);
             } else {
-                table.states[0][reference as usize].store(0, Ordering::Relaxed);
+                table.states[0].items[reference as usize].store(0, Ordering::Relaxed);
             }
             assert!(table.end(reference) && table.free.contains(&reference));
             assert_eq!(entry[0].load(Ordering::Relaxed), 0);

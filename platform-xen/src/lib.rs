@@ -7,6 +7,7 @@
 
 extern crate alloc;
 
+mod balloon;
 mod clock;
 mod console;
 mod control;
@@ -16,8 +17,10 @@ mod grant;
 mod hypercall;
 mod memory;
 mod ring;
+mod runstate;
 mod shutdown;
 pub mod store;
+mod suspend;
 mod xenbus;
 
 use alloc::{string::String, vec::Vec};
@@ -90,6 +93,7 @@ impl Platform for Xen {
 
     fn initialise_cpu(&self) {
         need(events::initialise_cpu(current_vcpu()), "interrupts between CPUs");
+        runstate::register(current_vcpu());
     }
 
     fn start_cpu(&self, cpu: HardwareCpu, start: &CpuStart) {
@@ -112,12 +116,17 @@ impl Platform for Xen {
         clock::set_timer(tsc);
     }
 
+    fn stolen_time(&self, cpu: HardwareCpu) -> u64 {
+        runstate::stolen(cpu)
+    }
+
     fn command_line(&self) -> Option<String> {
         None
     }
 
     fn start_devices(&self) {
         control::start();
+        balloon::start();
         xenbus::start();
     }
 

@@ -173,6 +173,7 @@ pub struct Shared {
     pub information: &'static SharedInformation,
     /// The CPUs' information, by number.
     pub cpus: &'static [VcpuInformation],
+    information_frame: u64,
     cpus_frame: u64,
 }
 
@@ -187,16 +188,22 @@ pub fn shared() -> Option<&'static Shared> {
 pub fn initialise() -> Result<(), OutOfMemory> {
     let information = Page::new(PAGE_SIZE)?;
     let cpus = Page::new(size_of::<VcpuInformation>() * bmk::cpu::MAXIMUM)?;
-    let cpus_frame = cpus.frame(0);
-    map(Space::SharedInformation, 0, information.frame(0)).map_err(|_| OutOfMemory)?;
+    let (information_frame, cpus_frame) = (information.frame(0), cpus.frame(0));
+    map(Space::SharedInformation, 0, information_frame).map_err(|_| OutOfMemory)?;
     // SAFETY: both structures are made of atomics, and integers that nothing reads.
     let (information, cpus) = unsafe { (information.leak::<SharedInformation>(), cpus.leak()) };
-    let shared = Shared { information: information.first().ok_or(OutOfMemory)?, cpus, cpus_frame };
+    let information = information.first().ok_or(OutOfMemory)?;
+    let shared = Shared { information, cpus, information_frame, cpus_frame };
     let _ = SHARED.set(Box::new(shared));
     Ok(())
 }
 
-/// Tells the hypervisor where a CPU's information is. Once for each CPU.
+/// Puts the shared information page of a restored domain in its place.
+pub fn resume() -> Result<(), i64> {
+    shared().map_or(Err(-1), |shared| map(Space::SharedInformation, 0, shared.information_frame))
+}
+
+/// Tells the hypervisor where a CPU's information is. Once for each CPU; one that runs says so itself.
 pub fn register_cpu(cpu: u32) -> Result<(), i64> {
     let Some(shared) = shared() else { return Err(-1) };
     let offset = cpu as usize * size_of::<VcpuInformation>();

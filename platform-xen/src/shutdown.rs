@@ -14,6 +14,7 @@ use crate::{
 const STATUS: &str = "data/status";
 const POWER_OFF: u32 = 0;
 const REBOOT: u32 = 1;
+const SUSPEND: u32 = 2;
 const CRASH: u32 = 3;
 
 /// The next end is a restart: the toolstack asked for it.
@@ -33,6 +34,12 @@ unsafe impl Operation for Shutdown {
 fn end(reason: u32) -> ! {
     let _ = hypercall::perform(&mut Shutdown { reason });
     bmk::machine::stop()
+}
+
+/// Has the domain saved, or moved; returns when it goes on: whether in a new domain, where only its memory and registers
+/// are as they were.
+pub fn suspend() -> bool {
+    hypercall::perform(&mut Shutdown { reason: SUSPEND }) == Ok(0)
 }
 
 /// Tells the toolstack how the image is.

@@ -8,6 +8,7 @@ use alloc::{
     sync::Arc,
     vec::Vec,
 };
+use core::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
 use rumpuser::{
     CpuSet, Frame, Thread, ThreadSpec,
@@ -35,6 +36,7 @@ pub fn set_drivers(drivers: &'static [&'static dyn Driver]) {
 }
 
 type StateHandler = Box<dyn Fn(u32) + Send + Sync>;
+type ResumeHandler = Arc<dyn Fn() + Send + Sync>;
 
 /// A frontend.
 struct Device {
@@ -42,11 +44,18 @@ struct Device {
     number: u32,
     /// Its node.
     path: String,
-    /// The backend's domain and node.
-    domain: u16,
-    backend: String,
+    /// The backend's domain and node; they change when this domain is restored.
+    domain: AtomicU16,
+    backend: Mutex<String>,
     waiting: InterruptLock<Option<Thread>>,
     handler: Mutex<Option<StateHandler>>,
+    resume: Mutex<Option<ResumeHandler>>,
+    /// The driver sees to a new backend.
+    resuming: AtomicBool,
+    /// The backend is gone, and another may come.
+    away: AtomicBool,
+    /// The driver has given the device up.
+    closed: AtomicBool,
     watch: Mutex<Option<Watch>>,
 }
 
@@ -67,8 +76,23 @@ fn scan_aside() {
         rumpuser::rumpuser_thread_create(ThreadSpec { name: "xenbus".into(), affinity: CpuSet::MAX, main });
 }
 
+/// Held while devices are looked for.
+static SCANS: Mutex<()> = Mutex::new(());
+
+/// Calls `work` while no device is being attached; if it returns true, all have new backends.
+pub fn pause(work: impl FnOnce() -> bool) {
+    let one = SCANS.lock();
+    if work() {
+        let found = FOUND.lock().clone();
+        for device in found {
+            device.resume();
+        }
+    }
+    drop(one);
+    scan();
+}
+
 fn scan() {
-    static SCANS: Mutex<()> = Mutex::new(());
     let _one = SCANS.lock();
     for kind in PLAIN.list(DEVICES).unwrap_or_default() {
         let mut numbers: Vec<u32> = PLAIN
@@ -84,45 +108,96 @@ fn scan() {
     }
 }
 
-/// Offers a frontend to the drivers, once.
+/// Offers a frontend to the drivers, once. One whose backend has been replaced goes on with the new one.
 fn attach(kind: &str, number: u32) {
     let path = format!("{DEVICES}/{kind}/{number}");
-    let Some(device) = find(kind, number, path) else { return };
-    let mut found = FOUND.lock();
-    if found.iter().any(|known| known.path == device.path && known.backend == device.backend) {
-        return;
+    let Some((backend, domain)) = backend_of(&path) else { return };
+    let known = FOUND.lock().iter().find(|known| known.path == path).cloned();
+    if let Some(known) = known {
+        if *known.backend.lock() == backend && !known.away.load(Ordering::SeqCst) {
+            return;
+        }
+        if known.survives() {
+            if !known.away.load(Ordering::SeqCst) {
+                known.tell(GONE);
+            }
+            return known.resume();
+        }
+        forget(&known);
     }
-    found.push(device.clone());
-    drop(found);
+    let Some(device) = find(kind, number, path, backend, domain) else { return };
+    FOUND.lock().push(device.clone());
     let drivers = *DRIVERS.lock();
     let device: Arc<dyn XenbusDevice> = device;
     let _taken = drivers.iter().any(|driver| driver.attach_xenbus(&device));
 }
 
-fn find(kind: &str, number: u32, path: String) -> Option<Arc<Device>> {
+fn forget(device: &Device) {
+    let mut found = FOUND.lock();
+    let gone =
+        found.iter().position(|known| core::ptr::eq(&**known, device)).map(|place| found.remove(place));
+    drop(found);
+    drop(gone);
+}
+
+/// The node and the domain of a frontend's backend.
+fn backend_of(path: &str) -> Option<(String, u16)> {
     let backend = PLAIN.read(&format!("{path}/backend")).ok()?;
-    let domain = PLAIN.read(&format!("{path}/backend-id")).ok()?.parse().ok()?;
+    Some((backend, PLAIN.read(&format!("{path}/backend-id")).ok()?.parse().ok()?))
+}
+
+fn find(kind: &str, number: u32, path: String, backend: String, domain: u16) -> Option<Arc<Device>> {
     let device = Arc::new(Device {
         kind: kind.to_owned(),
         number,
         path,
-        domain,
-        backend,
+        domain: AtomicU16::new(domain),
+        backend: Mutex::new(backend),
         waiting: InterruptLock::new(None),
         handler: Mutex::new(None),
+        resume: Mutex::new(None),
+        resuming: AtomicBool::new(false),
+        away: AtomicBool::new(false),
+        closed: AtomicBool::new(false),
         watch: Mutex::new(None),
     });
-    let weak = Arc::downgrade(&device);
+    watch(&device)?;
+    Some(device)
+}
+
+/// Watches the state of a device's backend.
+fn watch(device: &Arc<Device>) -> Option<()> {
+    let node = format!("{}/state", device.backend.lock());
+    let weak = Arc::downgrade(device);
     let changed = move |_: &str| {
         if let Some(device) = weak.upgrade() {
             device.state_changed();
         }
     };
-    *device.watch.lock() = Some(store::watch(&format!("{}/state", device.backend), changed).ok()?);
-    Some(device)
+    let before = device.watch.lock().replace(store::watch(&node, changed).ok()?);
+    drop(before);
+    Some(())
 }
 
 impl Device {
+    /// Goes on with a new backend.
+    fn resume(self: &Arc<Self>) {
+        self.resuming.store(true, Ordering::SeqCst);
+        self.away.store(false, Ordering::SeqCst);
+        if let Some((backend, domain)) = backend_of(&self.path) {
+            *self.backend.lock() = backend;
+            self.domain.store(domain, Ordering::SeqCst);
+            let _ = watch(self);
+            let handler = self.resume.lock().clone();
+            if let Some(handler) = handler {
+                handler();
+            }
+        }
+        self.resuming.store(false, Ordering::SeqCst);
+        // What came meanwhile.
+        self.state_changed();
+    }
+
     fn backend_state(&self) -> u32 {
         self.backend_value("state").and_then(|state| state.parse().ok()).unwrap_or(0)
     }
@@ -131,18 +206,29 @@ impl Device {
         if let Some(thread) = &*self.waiting.lock() {
             thread.unpark();
         }
+        if self.resuming.load(Ordering::SeqCst) {
+            return;
+        }
         let state = self.backend_state();
+        self.tell(state);
+        if state == GONE && self.survives() {
+            self.away.store(true, Ordering::SeqCst);
+        } else if matches!(state, GONE | xenbus_state::CLOSED) {
+            // One that comes in its place is a new one.
+            forget(self);
+        }
+    }
+
+    /// Tells the driver.
+    fn tell(&self, state: u32) {
         if let Some(handler) = &*self.handler.lock() {
             handler(state);
         }
-        if matches!(state, GONE | xenbus_state::CLOSED) {
-            // One that comes in its place is a new one.
-            let mut found = FOUND.lock();
-            let gone =
-                found.iter().position(|known| core::ptr::eq(&**known, self)).map(|place| found.remove(place));
-            drop(found);
-            drop(gone);
-        }
+    }
+
+    /// Whether the driver waits for another backend when this one is gone.
+    fn survives(&self) -> bool {
+        !self.closed.load(Ordering::SeqCst) && self.resume.lock().is_some()
     }
 }
 
@@ -160,7 +246,8 @@ impl XenbusDevice for Device {
     }
 
     fn backend_value(&self, name: &str) -> Option<String> {
-        PLAIN.read(&format!("{}/{name}", self.backend)).ok()
+        let backend = self.backend.lock().clone();
+        PLAIN.read(&format!("{backend}/{name}")).ok()
     }
 
     fn publish(&self, values: &[(&str, String)]) -> bool {
@@ -171,6 +258,7 @@ impl XenbusDevice for Device {
     }
 
     fn set_state(&self, state: u32) {
+        self.closed.store(state == xenbus_state::CLOSED, Ordering::SeqCst);
         let _ = PLAIN.write(&format!("{}/state", self.path), &state.to_string());
     }
 
@@ -193,8 +281,12 @@ impl XenbusDevice for Device {
         *self.handler.lock() = Some(handler);
     }
 
+    fn set_resume_handler(&self, handler: Box<dyn Fn() + Send + Sync>) {
+        *self.resume.lock() = Some(Arc::from(handler));
+    }
+
     fn grant(&self, frame: Frame, writable: bool) -> Option<GrantReference> {
-        grant::grant(self.domain, frame, writable)
+        grant::grant(self.domain.load(Ordering::Relaxed), frame, writable)
     }
 
     fn end_grant(&self, reference: GrantReference) -> bool {
@@ -202,7 +294,7 @@ impl XenbusDevice for Device {
     }
 
     fn establish_event(&self, cpu: usize, handler: InterruptHandler) -> Option<u32> {
-        let port = events::allocate(self.domain)?;
+        let port = events::allocate(self.domain.load(Ordering::Relaxed))?;
         events::bind(port, bmk::cpu::hardware_of(cpu));
         if events::establish(port, handler) {
             return Some(port);

@@ -152,6 +152,10 @@ pub trait XenbusDevice: Send + Sync {
     fn wait_for_backend(&self, states: &[u32]) -> u32;
     /// Sets what is called, in thread context, whenever the backend's state may have changed.
     fn set_state_handler(&self, handler: Box<dyn Fn(u32) + Send + Sync>);
+    /// Sets what is called, in thread context, when the domain has been restored from a saved one, or moved: the backend is
+    /// a new one that waits for the frontend, nothing is granted any more (references still have to be ended), and no event
+    /// channel is left (their numbers must not be used). The state handler isn't called meanwhile.
+    fn set_resume_handler(&self, _handler: Box<dyn Fn() + Send + Sync>) {}
     /// Lets the backend read, and write, a page. Any context. `None` without a free reference.
     fn grant(&self, frame: Frame, writable: bool) -> Option<GrantReference>;
     /// Takes the page back. False if the backend still uses it: then it stays granted, and must not be used for

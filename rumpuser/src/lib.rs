@@ -80,6 +80,8 @@ pub struct Presence {
 /// What a CPU did since boot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CpuStatistics {
+    /// Nanoseconds for which the machine's host let it wait though it had work.
+    pub stolen: u64,
     /// Switches from one thread to another.
     pub switches: u64,
     /// Threads that run or could run on it now.

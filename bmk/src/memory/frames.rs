@@ -210,6 +210,16 @@ pub fn count(frame: Frame) -> u32 {
     references(frame.0).map_or(UNMANAGED, |count| count.load(Ordering::Acquire))
 }
 
+/// Notes that a number of allocated frames have no memory for the time being.
+pub fn lend(frames: usize) {
+    TOTAL.fetch_sub(frames, Ordering::Relaxed);
+}
+
+/// Notes that frames have memory again.
+pub fn take_back(frames: usize) {
+    TOTAL.fetch_add(frames, Ordering::Relaxed);
+}
+
 /// Total and free memory.
 pub fn statistics() -> MemoryStatistics {
     let cached: usize = cpu::all().map(|cpu| cpu.frame_cache.count.get()).sum();

@@ -9,7 +9,7 @@ use super::{IDLE, queue::WEIGHT, thread::Thread};
 use crate::{
     clock,
     cpu::{self, Cpu},
-    platform::{DEVICE_VECTORS, TIMER_VECTOR, WAKE_VECTOR},
+    platform::{DEVICE_VECTORS, TIMER_VECTOR, WAKE_VECTOR, platform},
 };
 
 /// One trap in so many is timed.
@@ -91,6 +91,7 @@ pub fn cpu_statistics(cpu: usize) -> CpuStatistics {
     let running = usize::from(IDLE.load(Ordering::Relaxed) & 1 << cpu.number == 0);
     let interrupts = |vector: u8| cpu.interrupts[usize::from(vector)].load(Ordering::Relaxed);
     CpuStatistics {
+        stolen: platform().stolen_time(cpu::hardware_of(cpu.number)),
         switches: cpu.scheduler.switches.load(Ordering::Relaxed),
         runnable: cpu.scheduler.length.load(Ordering::Relaxed) + running,
         timer_interrupts: interrupts(TIMER_VECTOR),

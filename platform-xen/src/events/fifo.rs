@@ -33,6 +33,7 @@ pub struct Fifo {
     controls: &'static [Control],
     controls_frame: u64,
     words: &'static [AtomicU32],
+    words_frame: u64,
     /// Where each CPU stands in its queues: 0 at the end.
     heads: [[AtomicU32; QUEUES]; bmk::cpu::MAXIMUM],
 }
@@ -46,15 +47,35 @@ impl Fifo {
         // SAFETY: both are made of atomics, and an integer that nothing reads.
         let (controls, words) = unsafe { (controls.leak::<Control>(), words.leak::<AtomicU32>()) };
         const { assert!(PORTS * size_of::<AtomicU32>() <= PAGE_SIZE) };
-        words.iter().for_each(|word| word.store(MASKED, Ordering::SeqCst));
-        let fifo =
-            Fifo { controls, controls_frame, words, heads: [const { [const { AtomicU32::new(0) }; _] }; _] };
-        if fifo.map_control(0).is_err() {
+        let heads = [const { [const { AtomicU32::new(0) }; _] }; _];
+        let fifo = Fifo { controls, controls_frame, words, words_frame, heads };
+        if fifo.start(0).is_err() {
             return Ok(None);
         }
         // There is no way back to the other ABI but a reset, which would lose the console and xenstore.
-        operations::perform(ExpandArray { frame: words_frame }).map_err(|_| OutOfMemory)?;
+        fifo.expand().map_err(|_| OutOfMemory)?;
         Ok(Some(fifo))
+    }
+
+    /// Begins with empty queues, on one CPU.
+    fn start(&self, cpu: u32) -> Result<(), i64> {
+        self.words.iter().for_each(|word| word.store(MASKED, Ordering::SeqCst));
+        for control in self.controls {
+            control.ready.store(0, Ordering::SeqCst);
+            control.heads.iter().for_each(|head| head.store(0, Ordering::SeqCst));
+        }
+        self.heads.iter().flatten().for_each(|head| head.store(0, Ordering::SeqCst));
+        self.map_control(cpu)
+    }
+
+    fn expand(&self) -> Result<(), i64> {
+        operations::perform(ExpandArray { frame: self.words_frame }).map(drop)
+    }
+
+    /// Sets the ABI up anew, on the boot CPU of a restored domain.
+    pub fn resume(&self) -> Result<(), i64> {
+        self.start(0)?;
+        self.expand()
     }
 
     /// Sets a CPU's queues up; the boot CPU's stand.

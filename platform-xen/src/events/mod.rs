@@ -8,7 +8,7 @@ mod operations;
 mod two_level;
 
 use alloc::{boxed::Box, vec::Vec};
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use bmk::platform::{TIMER_VECTOR, WAKE_VECTOR};
 use once_cell::race::OnceBox;
@@ -48,6 +48,8 @@ struct Events {
 }
 
 static EVENTS: OnceBox<Events> = OnceBox::new();
+/// What the hypervisor raises.
+static VECTOR: AtomicU8 = AtomicU8::new(0);
 
 fn events() -> Option<&'static Events> {
     EVENTS.get()
@@ -66,7 +68,26 @@ pub fn initialise(command_line: &str) -> Result<(), OutOfMemory> {
     let handlers = (0..PORTS).map(|_| InterruptLock::new(None)).collect();
     let _ = EVENTS.set(Box::new(Events { abi, handlers, wake: [const { AtomicU32::new(0) }; _] }));
     let vector = bmk::trap::allocate_vector(Box::new(upcall)).ok_or(OutOfMemory)?;
-    memory::set_parameter(CALLBACK, CALLBACK_BY_VECTOR | u64::from(vector)).map_err(|_| OutOfMemory)
+    VECTOR.store(vector, Ordering::Relaxed);
+    set_vector().map_err(|_| OutOfMemory)
+}
+
+fn set_vector() -> Result<(), i64> {
+    let vector = VECTOR.load(Ordering::Relaxed);
+    memory::set_parameter(CALLBACK, CALLBACK_BY_VECTOR | u64::from(vector))
+}
+
+/// Sets the events of a restored domain up, on the boot CPU while the others stand still. No channel of before is left, so
+/// the handlers go, too: to the caller, who may drop them when there are interrupts again.
+pub fn resume() -> Result<Vec<InterruptHandler>, i64> {
+    let Some(events) = events() else { return Err(-1) };
+    let handlers = events.handlers.iter().filter_map(|slot| slot.lock().take()).collect();
+    match &events.abi {
+        Abi::Fifo(fifo) => fifo.resume()?,
+        Abi::TwoLevel => two_level::mask_all(),
+    }
+    set_vector()?;
+    Ok(handlers)
 }
 
 /// Gives the calling CPU its timer and the interrupt that others send it.

@@ -51,6 +51,13 @@ impl Connection {
         }
     }
 
+    /// Begins anew on the empty rings of a restored domain. Changes that have come are kept.
+    pub fn resume(&mut self) {
+        self.outgoing.clear();
+        self.incoming.clear();
+        (self.awaited, self.answer, self.broken) = (None, None, false);
+    }
+
     /// Begins a request, the only one.
     pub fn request(&mut self, kind: Kind, transaction: u32, payload: &[u8]) {
         let number = self.next;

@@ -37,15 +37,22 @@ pub enum Error {
 pub type Result<T> = core::result::Result<T, Error>;
 
 struct Store {
-    port: events::Port,
+    /// It changes when the domain is restored.
+    port: AtomicU32,
     connection: Mutex<Connection>,
     /// Held from a request to its answer.
     busy: Mutex<()>,
-    watches: Mutex<Vec<(String, Handler)>>,
+    watches: Mutex<Vec<Watched>>,
     next_watch: AtomicU32,
 }
 
 type Handler = Arc<dyn Fn(&str) + Send + Sync>;
+
+struct Watched {
+    path: String,
+    token: String,
+    handler: Handler,
+}
 
 static STORE: OnceBox<Store> = OnceBox::new();
 /// Threads run, so that one may sleep until the daemon answers.
@@ -65,7 +72,7 @@ pub fn initialise() {
     // SAFETY: xenstore's page, mapped for ever; the structure is made of atomics.
     let interface = unsafe { &*(address as *const Interface) };
     let _ = STORE.set(Box::new(Store {
-        port,
+        port: AtomicU32::new(port),
         connection: Mutex::new(Connection::new(interface)),
         busy: Mutex::new(()),
         watches: Mutex::new(Vec::new()),
@@ -91,7 +98,7 @@ impl Store {
         let result = look(&mut connection);
         drop(connection);
         if tell {
-            events::notify(self.port);
+            events::notify(self.port.load(Ordering::Relaxed));
         }
         result
     }
@@ -192,6 +199,10 @@ pub fn transaction<T>(mut work: impl FnMut(Scope) -> Result<T>) -> Result<T> {
     Err(Error::Refused("EAGAIN".to_owned()))
 }
 
+fn watch_payload(path: &str, token: &str) -> Vec<u8> {
+    [terminated(path), terminated(token)].concat()
+}
+
 /// A watch; ends when dropped.
 pub struct Watch {
     path: String,
@@ -203,19 +214,18 @@ pub struct Watch {
 pub fn watch(path: &str, handler: impl Fn(&str) + Send + Sync + 'static) -> Result<Watch> {
     let store = store()?;
     let token = format!("{}", store.next_watch.fetch_add(1, Ordering::Relaxed));
-    store.watches.lock().push((token.clone(), Arc::new(handler)));
-    let payload = [terminated(path), terminated(&token)].concat();
+    let watched = Watched { path: path.to_owned(), token: token.clone(), handler: Arc::new(handler) };
+    store.watches.lock().push(watched);
     let watch = Watch { path: path.to_owned(), token };
-    store.request(Kind::Watch, 0, &payload)?;
+    store.request(Kind::Watch, 0, &watch_payload(path, &watch.token))?;
     Ok(watch)
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
         let Ok(store) = store() else { return };
-        let payload = [terminated(&self.path), terminated(&self.token)].concat();
-        let _ = store.request(Kind::Unwatch, 0, &payload);
-        store.watches.lock().retain(|(token, _)| *token != self.token);
+        let _ = store.request(Kind::Unwatch, 0, &watch_payload(&self.path, &self.token));
+        store.watches.lock().retain(|watched| watched.token != self.token);
     }
 }
 
@@ -230,13 +240,39 @@ pub fn serve_watches() {
             let [path, token, ..] = strings.as_slice() else { continue };
             let watches = store.watches.lock();
             let handler =
-                watches.iter().find(|(known, _)| known == token).map(|(_, handler)| handler.clone());
+                watches.iter().find(|watched| watched.token == *token).map(|watched| watched.handler.clone());
             drop(watches);
             if let Some(handler) = handler {
                 handler(path);
             }
         }
         rumpuser::rumpuser_park(rumpuser::NEVER);
+    }
+}
+
+/// Calls `work` while no request is under way, with the way to take xenstore's channel in a restored domain; if it returns
+/// true, the watches are set anew.
+pub fn pause(work: impl FnOnce(&mut dyn FnMut()) -> bool) {
+    let Ok(store) = store() else { return };
+    let busy = store.busy.lock();
+    let mut connection = store.connection.lock();
+    let restored = work(&mut || {
+        connection.resume();
+        if let Some(port) = memory::parameter(STORE_PORT).and_then(|port| u32::try_from(port).ok()) {
+            store.port.store(port, Ordering::Relaxed);
+            events::establish(port, Box::new(wake));
+        }
+    });
+    drop(connection);
+    drop(busy);
+    if restored {
+        let watches = store.watches.lock();
+        let all: Vec<_> =
+            watches.iter().map(|watched| watch_payload(&watched.path, &watched.token)).collect();
+        drop(watches);
+        for payload in all {
+            let _ = store.request(Kind::Watch, 0, &payload);
+        }
     }
 }
 

@@ -28,6 +28,7 @@ pub struct Model {
     next: AtomicU32,
     handler: Mutex<Option<Arc<InterruptHandler>>>,
     keeps: AtomicBool,
+    restarted: AtomicBool,
     stopped: AtomicBool,
     state: AtomicU32,
 }
@@ -43,6 +44,7 @@ impl Model {
             next: AtomicU32::new(8),
             handler: Mutex::default(),
             keeps: AtomicBool::new(false),
+            restarted: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             state: AtomicU32::new(xenbus_state::INIT_WAIT),
         })
@@ -99,6 +101,13 @@ impl Model {
         });
     }
 
+    /// Makes the backend a new one, which waits for the frontend and knows nothing of before.
+    pub fn restart(&self) {
+        self.grants.lock().unwrap().clear();
+        self.state.store(xenbus_state::INIT_WAIT, Ordering::SeqCst);
+        self.restarted.store(true, Ordering::SeqCst);
+    }
+
     /// Ends the thread.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
@@ -151,7 +160,12 @@ impl XenbusDevice for Model {
     }
 
     fn end_grant(&self, reference: GrantReference) -> bool {
-        !self.keeps.load(Ordering::SeqCst) && self.grants.lock().unwrap().remove(&reference).is_some()
+        if self.keeps.load(Ordering::SeqCst) {
+            return false;
+        }
+        let known = self.grants.lock().unwrap().remove(&reference).is_some();
+        // What was granted before is no more.
+        known || self.restarted.load(Ordering::SeqCst)
     }
 
     fn establish_event(&self, _cpu: usize, handler: InterruptHandler) -> Option<u32> {

@@ -59,14 +59,17 @@ fn device(cpu: &CpuStatistics, vector: u8) -> u64 {
 
 fn stat() -> Vec<u8> {
     let mut text = String::new();
-    let mut line = |name: &str, (user, kernel, idle): (u64, u64, u64)| {
-        let _ = writeln!(text, "{name} {} 0 {} {} 0 0 0 0 0 0", user / TICK, kernel / TICK, idle / TICK);
-    };
-    line("cpu ", all_times());
-    for cpu in 0..rumpuser_cpu_count() {
-        line(&format!("cpu{cpu}"), rumpuser_cpu_times(cpu));
-    }
     let cpus = cpus();
+    // What the host took counts as the program's at first.
+    let mut line = |name: &str, (user, kernel, idle): (u64, u64, u64), stolen: u64| {
+        let user = user.saturating_sub(stolen);
+        let [user, kernel, idle, stolen] = [user, kernel, idle, stolen].map(|time| time / TICK);
+        let _ = writeln!(text, "{name} {user} 0 {kernel} {idle} 0 0 0 {stolen} 0 0");
+    };
+    line("cpu ", all_times(), cpus.iter().map(|cpu| cpu.stolen).sum());
+    for (number, cpu) in cpus.iter().enumerate() {
+        line(&format!("cpu{number}"), rumpuser_cpu_times(number), cpu.stolen);
+    }
     let all = |pick: fn(&CpuStatistics) -> u64| -> u64 { cpus.iter().map(pick).sum() };
     let devices = all(|cpu| cpu.device_interrupts.iter().map(|(_, count)| count).sum());
     let interrupts = devices + all(|cpu| cpu.timer_interrupts + cpu.wake_interrupts);
