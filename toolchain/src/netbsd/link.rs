@@ -15,7 +15,10 @@ use std::{
 
 use object::{Object, ObjectKind, ObjectSection, ObjectSymbol, read::archive::ArchiveFile};
 
-use super::{Error, host, platform};
+use super::{
+    Error, host, platform,
+    set::{self, Set},
+};
 use crate::{kernel, report::Report};
 
 /// The section that marks a program, and what is in it.
@@ -90,6 +93,10 @@ pub struct Link<'a> {
 /// Links; returns the kernel.
 pub fn link(request: &Link<'_>, report: &dyn Report) -> Result<Vec<u8>, Error> {
     let set = request.set.canonicalize().map_err(host(request.set.display()))?;
+    // A set that was put together by hand says nothing of itself.
+    if let Ok(described) = Set::read(&set) {
+        described.check_linker(&set::linker())?;
+    }
     let mut more = request.components.to_vec();
     if request.environment.iter().any(|(name, _)| name == PROXY.0) {
         more.push(PROXY.1.into());

@@ -4,6 +4,7 @@
 use std::{
     env, fs, io,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use serde::{Deserialize, Serialize};
@@ -60,6 +61,9 @@ pub struct Set {
     pub compiler: String,
     /// Its flags.
     pub flags: String,
+    /// The version of the linker that came with its assembler, as `2.40`; nothing if that isn't known.
+    #[serde(default)]
+    pub linker: String,
     /// Whether assertions and debug information are in.
     pub diagnostic: bool,
     /// A hash of everything that it was built from and with.
@@ -86,6 +90,20 @@ pub fn directory(name: Option<&str>) -> Result<PathBuf, Error> {
         Some(path) => Ok(path.into()),
         None => Ok(Set::find(&folder()?, name)?.directory),
     }
+}
+
+/// The version in what `ld --version` says: the last word of its first line, as numbers.
+fn version_of_linker(text: &str) -> Option<Vec<u32>> {
+    let word = text.lines().next()?.split_whitespace().last()?;
+    let numbers = word.split('-').next()?.split('.').map(str::parse);
+    numbers.collect::<Result<_, _>>().ok()
+}
+
+/// What this machine's `ld` says of its version, as `2.40`; empty if that can't be told.
+pub fn linker() -> String {
+    let output = Command::new("ld").arg("--version").output();
+    let version = output.ok().and_then(|output| version_of_linker(&String::from_utf8_lossy(&output.stdout)));
+    version.unwrap_or_default().iter().map(u32::to_string).collect::<Vec<_>>().join(".")
 }
 
 /// The directory of installed sets.
@@ -125,7 +143,10 @@ impl Set {
             None => (sets.len() == 1).then_some(0),
         };
         let at = at.ok_or_else(|| {
-            Error::Other(match (names.is_empty(), name) {
+            // A path has more than one component.
+            let folder = name.filter(|name| Path::new(name).is_dir());
+            let hint = folder.map_or(String::new(), |name| format!("; the directory is ./{name}"));
+            let message = match (names.is_empty(), name) {
                 (true, _) => {
                     "no NetBSD component set is installed; `netbsd build --src DIR` makes one".into()
                 }
@@ -133,7 +154,8 @@ impl Set {
                     format!("no NetBSD component set {name}; there are: {}", names.join(", "))
                 }
                 (false, None) => format!("several NetBSD component sets: say which of {}", names.join(", ")),
-            })
+            };
+            Error::Other(format!("{message}{hint}"))
         })?;
         Ok(sets.swap_remove(at))
     }
@@ -145,6 +167,19 @@ impl Set {
         let set: Self = serde_json::from_slice(&bytes)
             .map_err(|error| Error::Other(format!("{}: {error}; build the set again", path.display())))?;
         Ok(Set { directory: directory.into(), ..set })
+    }
+
+    /// Refuses a linker that is older than the one that came with the assembler of the set's objects: it may pass over
+    /// what it doesn't know in them, and the image would not start.
+    pub fn check_linker(&self, linker: &str) -> Result<(), Error> {
+        match (version_of_linker(linker), version_of_linker(&self.linker)) {
+            (Some(own), Some(needed)) if own < needed => Err(Error::Other(format!(
+                "the NetBSD component set {} was built with binutils {}, and this machine's ld is of {linker}: install \
+                 newer binutils, or build the set again with these",
+                self.name, self.linker
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// Installs what `fill` puts into an empty directory, in place of a set of the same name.
@@ -187,6 +222,7 @@ mod tests {
             patches: Vec::new(),
             compiler: "gcc".into(),
             flags: "-O2".into(),
+            linker: "2.40".into(),
             diagnostic: false,
             key: "1".into(),
             components: Vec::new(),
@@ -194,6 +230,26 @@ mod tests {
             failed: Vec::new(),
             directory: PathBuf::new(),
         }
+    }
+
+    #[test]
+    fn older_linkers_are_refused() {
+        for (text, version) in [
+            ("GNU ld (GNU Binutils for Debian) 2.40\nmore\n", Some(vec![2, 40])),
+            ("GNU ld version 2.30-113.el8", Some(vec![2, 30])),
+            ("GNU ld (GNU Binutils) 2.43.1", Some(vec![2, 43, 1])),
+            ("LLD (compatible with GNU linkers)", None),
+            ("", None),
+        ] {
+            assert_eq!(version_of_linker(text), version, "{text}");
+        }
+        let set = set("a");
+        for fine in ["2.40", "2.41", "2.40.1", ""] {
+            assert!(set.check_linker(fine).is_ok(), "{fine}");
+        }
+        let message = set.check_linker("2.39.90").expect_err("an old one").to_string();
+        assert!(message.contains("binutils 2.40") && message.contains("of 2.39.90"), "{message}");
+        assert!(Set { linker: String::new(), ..set }.check_linker("2.1").is_ok(), "a set that doesn't say");
     }
 
     #[test]
@@ -213,6 +269,8 @@ mod tests {
         assert!(Set::find(&folder, None).expect_err("two").to_string().contains("a, b"));
         assert_eq!(Set::find(&folder, Some("b")).expect("a set").version, "7.99.34");
         assert!(Set::find(&folder, Some("c")).expect_err("no such set").to_string().contains("a, b"));
+        let hint = Set::find(&folder, Some("src")).expect_err("no such set").to_string();
+        assert!(hint.ends_with("; the directory is ./src"), "tests run where there is src: {hint}");
         assert_eq!(fs::read_dir(&folder).expect("a folder").count(), 2, "nothing temporary is left");
     }
 }
