@@ -4,15 +4,20 @@
 use alloc::{format, string::String, vec::Vec};
 use core::{ffi::c_int, net::IpAddr};
 
+use rumpuser::rumpuser_clock_monotonic;
+
 use super::{
+    own_address,
     rpc::{self, Procedure},
     stream::{STREAM, Stream},
     xdr::Reader,
 };
 use crate::{
+    clock::SECOND,
     errno::Errno,
     kernel::{self, Descriptor},
     network::addresses::{self, INET, INET6},
+    wait::WaitList,
 };
 
 /// `IPPROTO_IP` with `IP_PORTRANGE`, `IPPROTO_IPV6` with `IPV6_PORTRANGE`, and their value for ports below 1024, which
@@ -25,6 +30,9 @@ const TCP: c_int = 6;
 const CONNECT_TIMEOUT: c_int = 7;
 /// How long a connection, and an answer, may take, in seconds.
 const PATIENCE: u32 = 20;
+/// How long a new address may take until it can be used, and how long until it is looked at again, in nanoseconds.
+const SETTLING: u64 = 5 * SECOND;
+const PAUSE: u64 = SECOND / 20;
 /// The port mapper's port, and where NFS is if it doesn't say.
 const MAPPER_PORT: u16 = 111;
 const NFS_PORT: u16 = 2049;
@@ -48,8 +56,24 @@ pub struct Exported {
     pub handle: Vec<u8>,
 }
 
+/// Whether an address is for one link alone (RFC 4291 section 2.5.6).
+fn is_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+}
+
+/// Waits until this machine has an address that a server can answer: new ones of IPv6 are not used before the others on
+/// the link were asked whether they have them (RFC 4862 section 5.4), and until then one for the link is.
+fn wait_for_address(server: IpAddr) {
+    let never = WaitList::new();
+    let end = rumpuser_clock_monotonic().saturating_add(SETTLING);
+    while !is_local(server) && own_address(server).is_none_or(is_local) && rumpuser_clock_monotonic() < end {
+        never.wait(rumpuser_clock_monotonic().saturating_add(PAUSE), || true);
+    }
+}
+
 /// Finds a directory of a server.
 pub fn find(server: IpAddr, path: &str) -> Result<Exported, String> {
+    wait_for_address(server);
     let mapper = connect(server, MAPPER_PORT).map_err(|error| {
         format!("the port mapper of {server} can't be reached: {}", kernel::explain(error))
     })?;
@@ -131,6 +155,12 @@ fn connect(server: IpAddr, port: u16) -> Result<Stream, Errno> {
 mod tests {
     use super::*;
     use crate::nfs::xdr::Writer;
+
+    #[test]
+    fn addresses_of_the_link_are_known() {
+        let local = ["fe80::1", "fd00::1", "10.0.0.1"].map(|text| is_local(text.parse().unwrap()));
+        assert_eq!(local, [true, false, false]);
+    }
 
     #[test]
     fn ports_and_handles_are_read_from_answers() {

@@ -12,7 +12,9 @@ use image::config::Mount;
 use rumpuser::{CpuSet, rumpuser_clock_monotonic};
 
 use super::{
+    ADDRESS, DATAGRAM,
     client::LONGEST_HANDLE,
+    own_address,
     service::{self, Export, NFS_PORT, PORT},
     stream::{LONGEST, STREAM, Stream},
 };
@@ -37,19 +39,15 @@ const READ_ONLY: c_int = 0x80;
 const THREADS: usize = 4;
 /// More than `struct nfsd_srvargs` has, of which nothing needs to be set.
 const SERVE_ARGUMENTS: usize = 512;
-/// `SOCK_DGRAM`.
-const DATAGRAM: c_int = 2;
 /// `SOL_SOCKET`, `SO_REUSEADDR`; `IPPROTO_IPV6`, `IPV6_V6ONLY`.
 const REUSE_ADDRESS: (c_int, c_int) = (0xffff, 4);
 const VERSION_6_ALONE: (c_int, c_int) = (41, 27);
 /// Connections that wait to be accepted.
 const BACKLOG: c_int = 16;
-/// Seconds that a client of the mount service may be silent; others wait meanwhile.
+/// Seconds that a client of the mount service may be silent; others wait meanwhile, and no longer than a few times that.
 const PATIENCE: u32 = 2;
 /// After no connection could be accepted, in nanoseconds.
 const PAUSE: u64 = 100_000_000;
-/// Bytes of the longest socket address here.
-const ADDRESS: usize = 28;
 
 /// `struct export_args`.
 #[repr(C)]
@@ -247,17 +245,6 @@ fn for_each_connection(listener: &Descriptor, work: impl Fn(Descriptor, &[u8])) 
             Err(_) => _ = never.wait(rumpuser_clock_monotonic().saturating_add(PAUSE), || true),
         }
     }
-}
-
-/// The address that this machine has for another.
-fn own_address(other: IpAddr) -> Option<IpAddr> {
-    let family = if other.is_ipv4() { INET } else { INET6 };
-    let socket = Descriptor::socket(family, DATAGRAM, 0).ok()?;
-    // Nothing is sent.
-    socket.connect(&addresses::socket(other, PORT)).ok()?;
-    let mut name = [0; ADDRESS];
-    let length = socket.address(&mut name).ok()?;
-    addresses::of_socket(&name[..length])
 }
 
 /// Answers what comes on a connection until it ends.

@@ -3,9 +3,12 @@
 use alloc::{vec, vec::Vec};
 use core::ffi::c_int;
 
+use rumpuser::rumpuser_clock_monotonic;
+
 use super::rpc::{self, MARK};
 use crate::{
-    errno::{EIO, Errno},
+    clock::SECOND,
+    errno::{EIO, ETIMEDOUT, Errno},
     kernel::Descriptor,
 };
 
@@ -18,18 +21,22 @@ const RECEIVE_TIMEOUT: c_int = 0x100c;
 /// The longest message.
 pub const LONGEST: usize = 8192;
 
-/// A connection.
-pub struct Stream(Descriptor);
+/// How often the patience with one byte is had with a connection.
+const AT_MOST: u64 = 5;
+
+/// A connection, and when there is enough of it.
+pub struct Stream(Descriptor, u64);
 
 impl Stream {
-    /// On a connected socket; the other side may take so many seconds for anything.
+    /// On a connected socket; the other side may take so many seconds to go on, and a few times as many for everything.
     pub fn new(socket: Descriptor, patience: u32) -> Result<Self, Errno> {
         // `struct timeval`: seconds, microseconds.
         let mut time = [0; 16];
         time[..4].copy_from_slice(&patience.to_le_bytes());
         socket.set_option(SOCKET, SEND_TIMEOUT, &time)?;
         socket.set_option(SOCKET, RECEIVE_TIMEOUT, &time)?;
-        Ok(Stream(socket))
+        let end = u64::from(patience).saturating_mul(AT_MOST * SECOND);
+        Ok(Stream(socket, rumpuser_clock_monotonic().saturating_add(end)))
     }
 
     /// Sends a call and waits for the message that answers it.
@@ -69,6 +76,7 @@ impl Stream {
         let mut done = 0;
         while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
             match self.0.read(rest)? {
+                _ if rumpuser_clock_monotonic() > self.1 => return Err(ETIMEDOUT),
                 0 => return Err(EIO),
                 count => done += count,
             }
