@@ -12,6 +12,8 @@ mod entry;
 mod linux_programs;
 #[path = "../../kernel/src/string.rs"]
 mod string;
+#[cfg(not(feature = "linux"))]
+mod xen_disks;
 
 #[cfg(not(feature = "linux"))]
 use bmk::platform::BootInformation;
@@ -24,13 +26,16 @@ static COLLECTOR: netbsd::pci::Collector =
     netbsd::pci::Collector { map: bmk::memory::kernel_map::map_device };
 
 #[cfg(not(feature = "linux"))]
-static DRIVERS: &[&dyn rumpuser::device::Driver] = &[&COLLECTOR];
+static DRIVERS: &[&dyn rumpuser::device::Driver] = &[&COLLECTOR, &xenfront::Xenfront];
 
 #[cfg(feature = "linux")]
 use linux_programs::main;
 
-/// The machine's platform.
-fn platform(_magic: u32) -> &'static dyn bmk::platform::Platform {
+/// The machine's platform. What GRUB starts is a machine with firmware, under Xen, too.
+fn platform(magic: u32) -> &'static dyn bmk::platform::Platform {
+    if magic != bmk::boot::loader::MULTIBOOT_MAGIC && platform_xen::detected() {
+        return &platform_xen::XEN;
+    }
     &platform_hw::PC
 }
 
@@ -38,6 +43,8 @@ fn platform(_magic: u32) -> &'static dyn bmk::platform::Platform {
 #[cfg(not(feature = "linux"))]
 fn main(payload: &'static [u8], information: BootInformation) {
     platform_hw::set_drivers(DRIVERS);
+    platform_xen::set_drivers(DRIVERS);
     bmk::platform::platform().start_devices();
+    xen_disks::register();
     netbsd::start(payload, &information.command_line)
 }

@@ -32,11 +32,13 @@ impl Driver for NetworkOnly {
     }
 }
 
-static DRIVERS: &[&dyn Driver] = &[&NetworkOnly, &virtio::Virtio { entropy: platform_hw::add_entropy }];
+static DRIVERS: &[&dyn Driver] =
+    &[&NetworkOnly, &virtio::Virtio { entropy: platform_hw::add_entropy }, &xenfront::Xenfront];
 
 /// The first thread.
 pub fn main(payload: &'static [u8], information: BootInformation) {
     platform_hw::set_drivers(DRIVERS);
+    platform_xen::set_drivers(DRIVERS);
     platform_hw::set_entropy_refill(virtio::entropy::refill);
     linux::files::mount::register("ext4", ext4_vfs::make);
     for (kind, make) in netbsd_linux::files::MAKERS {

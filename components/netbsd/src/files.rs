@@ -73,6 +73,11 @@ pub fn register_device(path: &str, backing: Arc<dyn Backing>) {
     DEVICES.lock().push((path.into(), backing));
 }
 
+/// Whether a block device is known by that path.
+pub fn is_device(path: &str) -> bool {
+    DEVICES.lock().iter().any(|(name, _)| name == path)
+}
+
 /// Makes the baked files known.
 pub fn set_root(root: RootFs<'static>) {
     *ROOT.lock() = Some(root);

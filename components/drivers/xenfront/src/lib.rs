@@ -9,6 +9,7 @@ extern crate std;
 mod block;
 #[cfg(test)]
 mod model;
+#[cfg(feature = "net")]
 mod net;
 mod ring;
 
@@ -33,6 +34,7 @@ impl Driver for Xenfront {
 
     fn attach_xenbus(&self, device: &Arc<dyn XenbusDevice>) -> bool {
         let result = match device.kind() {
+            #[cfg(feature = "net")]
             "vif" => net::attach(device),
             "vbd" => block::attach(device),
             _ => return false,

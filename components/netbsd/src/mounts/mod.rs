@@ -1,5 +1,5 @@
-//! What the image's configuration mounts: on virtio disks by the tree's driver, on files of the image by the hypercalls
-//! for block devices, on files of what is mounted, what needs no device, and what NFS servers have.
+//! What the image's configuration mounts: on virtio disks by the tree's driver, on Xen's disks and files of the image by
+//! the hypercalls for block devices, on files of what is mounted, what needs no device, and what NFS servers have.
 
 mod arguments;
 mod file_disk;
@@ -121,6 +121,10 @@ fn make_directories(target: &[u8]) -> Result<(), String> {
 /// The kernel's device for a source.
 fn device(number: usize, mount: &Mount) -> Result<String, String> {
     let source = core::str::from_utf8(&mount.source).map_err(|_| "the source isn't text")?;
+    // A disk that the platform drives.
+    if files::is_device(source) {
+        return register(source.into());
+    }
     if let Some(device) = disk(source) {
         return Ok(device);
     }
@@ -130,12 +134,17 @@ fn device(number: usize, mount: &Mount) -> Result<String, String> {
     // A file of the image: a disk in memory, which begins as the file is.
     let Some(file) = files::baked(source.as_bytes()) else { return file_disk::attach(mount, source) };
     let device = format!("/dev/image{number}");
-    let register = rump::rump_pub_etfs_register().ok_or("the image has no component for block devices")?;
     files::register_device(&device, Arc::new(RamDisk::new(file)));
+    register(device)
+}
+
+/// Has the kernel know a block device of the hypercalls by its path there.
+fn register(device: String) -> Result<String, String> {
+    let register = rump::rump_pub_etfs_register().ok_or("the image has no component for block devices")?;
     let path = kernel::path(device.as_bytes()).map_err(|_| "a zero")?;
     // SAFETY: the kernel's function; `rumpuser_open` knows the device by the same path.
     match unsafe { register(path.as_ptr(), path.as_ptr(), BLOCK) } {
-        0 => Ok(device),
+        0 | EXISTS => Ok(device),
         error => Err(kernel::explain(error)),
     }
 }
