@@ -1,14 +1,14 @@
-//! What the launcher changes in a baked configuration for one run: arguments, environment, networks.
+//! What the launcher changes in a baked configuration for one run: arguments, environment, networks, mounts.
 //!
 //! A command line is words between blanks. In a word `\` takes the next byte as it is, `\n` is a newline and
-//! `\xHH` is any byte. `env=NAME=VALUE` sets a variable, `network=...` configures an
-//! interface ([`crate::network_word`]); behind `--` stand the arguments, which replace those of the last program. Other words are the kernel's own (`console=...`) and are left alone here.
+//! `\xHH` is any byte. `env=NAME=VALUE` sets a variable, `network=...` configures an interface
+//! ([`crate::network_word`]), `mount=...` changes a mount ([`crate::mount_word`]), `hostname=NAME` names the host; behind `--` stand the arguments, which replace those of the last program. Other words are the kernel's own (`console=...`) and are left alone here.
 
 use alloc::{string::String, vec::Vec};
 
 use crate::{
     config::{Configuration, Network},
-    network_word,
+    mount_word, network_word,
 };
 
 /// The kernel's word for a console whose input is not typed: the terminal does not echo it.
@@ -23,6 +23,9 @@ pub const METRICS: &str = "metrics=";
 /// The kernel's word for programs that are always loaded at the same addresses, as Linux has it.
 pub const FIXED_ADDRESSES: &str = "norandmaps";
 
+/// What a word with the host's name begins with.
+const HOSTNAME: &[u8] = b"hostname=";
+
 /// What a command line asks for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CommandLine {
@@ -32,6 +35,10 @@ pub struct CommandLine {
     pub environment: Vec<(Vec<u8>, Vec<u8>)>,
     /// Changes to interfaces; what is empty or absent in one leaves what was baked.
     pub networks: Vec<Network>,
+    /// Changes to mounts: what stands behind `mount=`.
+    pub mounts: Vec<Vec<u8>>,
+    /// The host name, if it changes.
+    pub hostname: Option<String>,
     /// Arguments of the last program, `argv[0]` not among them; `None` leaves the baked ones.
     pub arguments: Option<Vec<Vec<u8>>>,
 }
@@ -51,6 +58,10 @@ impl CommandLine {
                 line.environment.push((variable[..cut].to_vec(), value.to_vec()));
             } else if let Some(network) = word.strip_prefix(network_word::PREFIX) {
                 line.networks.push(network_word::parse(network));
+            } else if let Some(mount) = word.strip_prefix(mount_word::PREFIX) {
+                line.mounts.push(mount.to_vec());
+            } else if let Some(name) = word.strip_prefix(HOSTNAME) {
+                line.hostname = Some(String::from_utf8_lossy(name).into_owned());
             } else {
                 line.options.push(word);
             }
@@ -97,6 +108,12 @@ impl CommandLine {
         for network in &self.networks {
             word(&[network_word::PREFIX, network_word::render(network).as_bytes()], false);
         }
+        for mount in &self.mounts {
+            word(&[mount_word::PREFIX, mount], false);
+        }
+        if let Some(name) = &self.hostname {
+            word(&[HOSTNAME, name.as_bytes()], false);
+        }
         if let Some(arguments) = &self.arguments {
             word(&[b"--"], true);
             for argument in arguments {
@@ -116,6 +133,12 @@ impl CommandLine {
         }
         for network in &self.networks {
             network_word::apply(network, &mut configuration.networks);
+        }
+        for mount in &self.mounts {
+            mount_word::apply(mount, &mut configuration.mounts);
+        }
+        if let Some(name) = &self.hostname {
+            configuration.hostname.clone_from(name);
         }
         if let (Some(arguments), Some(program)) = (&self.arguments, configuration.programs.last_mut()) {
             program.arguments.truncate(1);
@@ -181,6 +204,8 @@ mod tests {
             options: vec![b"console=ttyS0".to_vec(), b"a b".to_vec()],
             environment: vec![(b"A".to_vec(), b"x = \\y\n".to_vec()), (b"EMPTY".to_vec(), vec![])],
             networks: vec![network_word::parse(b"eth0,address=10.0.0.2/24")],
+            mounts: vec![b"/my data,source=/dev/vda,type=ext4".to_vec()],
+            hostname: Some("web".into()),
             arguments: Some(vec![b"-c".to_vec(), vec![], b"--".to_vec(), all, b"print(1, 2)".to_vec()]),
         };
         assert_eq!(CommandLine::parse(line.render().as_bytes()), line);
@@ -209,7 +234,9 @@ mod tests {
         };
         let mut configuration =
             Configuration { programs: vec![program(b"/a"), program(b"/b")], ..Default::default() };
-        CommandLine::parse(b"env=K=v -- new er").apply(&mut configuration);
+        let line = b"env=K=v mount=/data,source=/dev/vda,type=ext4 hostname=web -- new er";
+        CommandLine::parse(line).apply(&mut configuration);
+        assert_eq!((configuration.hostname.as_str(), configuration.mounts.len()), ("web", 1));
         assert_eq!(configuration.programs[0].arguments, [b"/a".to_vec(), b"old".to_vec()]);
         assert_eq!(configuration.programs[1].arguments, [b"/b".to_vec(), b"new".to_vec(), b"er".to_vec()]);
         assert_eq!(configuration.environment, [(b"K".to_vec(), b"v".to_vec())]);

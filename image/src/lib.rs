@@ -13,6 +13,7 @@ pub mod config;
 #[cfg(feature = "std")]
 mod contents;
 pub mod machine;
+pub mod mount_word;
 pub mod network_word;
 pub mod payload;
 pub mod rootfs;

@@ -42,6 +42,7 @@ create stop; create restart; create type; create panic
 until_console type ready
 echo typed > $(xenstore-read /local/domain/$(xl domid type)/console/tty)
 finish type
+create words; finish words
 finish panic
 until_console stop up
 xl shutdown stop
@@ -68,9 +69,17 @@ fn the_toolstack_stops_and_restarts_domains() {
         .domain(domain("restart", &waits).setting("on_reboot", "'restart'"))
         .domain(domain("type", &reads))
         .domain(domain("panic", &panics))
+        .domain(domain("words", &reads).command_line(
+            "hostname=named mount=/scratch,type=tmpfs,size=65536 env=NAME=value -- sh -c hostname;mount;env",
+        ))
         .run(SCRIPT);
     assert!(report.exited("stop", 9).ends_with("stopping\n"), "{}", report.console("stop"));
     assert!(report.exited("type", 3).ends_with("got typed\n"), "{}", report.console("type"));
+    // The configuration by the command line.
+    let words = report.exited("words", 0);
+    for line in ["named\n", " on /scratch type tmpfs ", "NAME=value\n"] {
+        assert!(words.contains(line), "{line:?} is not in:\n{words}");
+    }
     let restarted = report.exited("restart", 9);
     assert_eq!(restarted.matches("stopping").count(), 2, "{restarted}");
     assert_eq!(report.ending("panic"), Ending::Crashed);
