@@ -6,9 +6,10 @@
 mod fifo;
 mod operations;
 mod two_level;
+mod upcall;
 
 use alloc::{boxed::Box, vec::Vec};
-use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use bmk::platform::{TIMER_VECTOR, WAKE_VECTOR};
 use once_cell::race::OnceBox;
@@ -25,9 +26,6 @@ pub type Port = u32;
 
 /// The most channels: what the toolstack allows a domain unless told otherwise.
 const PORTS: usize = 1024;
-/// `HVM_PARAM_CALLBACK_IRQ`, and its type for a vector.
-const CALLBACK: u32 = 0;
-const CALLBACK_BY_VECTOR: u64 = 2 << 56;
 /// The timer's virtual interrupt.
 const VIRQ_TIMER: u32 = 0;
 /// Linux's name for the choice between the ABIs.
@@ -48,8 +46,6 @@ struct Events {
 }
 
 static EVENTS: OnceBox<Events> = OnceBox::new();
-/// What the hypervisor raises.
-static VECTOR: AtomicU8 = AtomicU8::new(0);
 
 fn events() -> Option<&'static Events> {
     EVENTS.get()
@@ -67,14 +63,8 @@ pub fn initialise(command_line: &str) -> Result<(), OutOfMemory> {
     };
     let handlers = (0..PORTS).map(|_| InterruptLock::new(None)).collect();
     let _ = EVENTS.set(Box::new(Events { abi, handlers, wake: [const { AtomicU32::new(0) }; _] }));
-    let vector = bmk::trap::allocate_vector(Box::new(upcall)).ok_or(OutOfMemory)?;
-    VECTOR.store(vector, Ordering::Relaxed);
-    set_vector().map_err(|_| OutOfMemory)
-}
-
-fn set_vector() -> Result<(), i64> {
-    let vector = VECTOR.load(Ordering::Relaxed);
-    memory::set_parameter(CALLBACK, CALLBACK_BY_VECTOR | u64::from(vector))
+    let vector = bmk::trap::allocate_vector(Box::new(interrupted)).ok_or(OutOfMemory)?;
+    upcall::initialise(vector).map_err(|_| OutOfMemory)
 }
 
 /// Sets the events of a restored domain up, on the boot CPU while the others stand still. No channel of before is left, so
@@ -86,7 +76,7 @@ pub fn resume() -> Result<Vec<InterruptHandler>, i64> {
         Abi::Fifo(fifo) => fifo.resume()?,
         Abi::TwoLevel => two_level::mask_all(),
     }
-    set_vector()?;
+    upcall::resume()?;
     Ok(handlers)
 }
 
@@ -96,6 +86,7 @@ pub fn initialise_cpu(cpu: u32) -> Result<(), i64> {
     if let Abi::Fifo(fifo) = &events.abi {
         fifo.initialise_cpu(cpu)?;
     }
+    upcall::initialise_cpu(cpu)?;
     let wake = operations::perform(BindIpi { cpu, port: 0 })?.port;
     let timer = operations::perform(BindVirq { virq: VIRQ_TIMER, cpu, port: 0 })?.port;
     if let Some(slot) = events.wake.get(cpu as usize) {
@@ -165,14 +156,16 @@ fn deliver(events: &Events, port: Port) {
 }
 
 /// The vector's handler: delivers what waits for the calling CPU.
-fn upcall() {
+fn interrupted() {
+    // Before the look, so that what comes after it makes an upcall of its own.
+    upcall::taken();
     let cpu = crate::current_vcpu();
     let (Some(events), Some(information)) = (events(), memory::cpu(cpu)) else { return };
     deliver_all(events, cpu, information);
 }
 
 fn deliver_all(events: &Events, cpu: u32, information: &VcpuInformation) {
-    // The hypervisor raises the vector again as long as this is set.
+    // The hypervisor makes no other upcall as long as this is set.
     while information.upcall_pending.swap(0, Ordering::SeqCst) != 0 {
         match &events.abi {
             Abi::Fifo(fifo) => fifo.deliver(cpu, &|port| deliver(events, port)),
