@@ -48,6 +48,8 @@ pub fn initialise(vector: u8) -> Result<(), i64> {
     let by_local_apic = has_local_apic() && set_up_cpu(0).is_ok();
     BY_LOCAL_APIC.store(by_local_apic, Ordering::Relaxed);
     if by_local_apic {
+        // The toolstack takes a domain without this for one that can't be told that its suspension was called off.
+        let _ = memory::set_parameter(CALLBACK, 1);
         return Ok(());
     }
     memory::set_parameter(CALLBACK, CALLBACK_BY_VECTOR | u64::from(vector))
