@@ -52,6 +52,8 @@ struct Device {
     resume: Mutex<Option<ResumeHandler>>,
     /// The driver sees to a new backend.
     resuming: AtomicBool,
+    /// Held while the driver is told of a change.
+    changing: Mutex<()>,
     /// The backend is gone, and another may come.
     away: AtomicBool,
     /// The driver has given the device up.
@@ -82,10 +84,15 @@ static SCANS: Mutex<()> = Mutex::new(());
 /// Calls `work` while no device is being attached; if it returns true, all have new backends.
 pub fn pause(work: impl FnOnce() -> bool) {
     let one = SCANS.lock();
-    if work() {
-        let found = FOUND.lock().clone();
-        for device in found {
+    let found = FOUND.lock().clone();
+    // What the watches tell of backends of before is of no interest.
+    found.iter().for_each(|device| device.hold());
+    let restored = work();
+    for device in found {
+        if restored {
             device.resume();
+        } else {
+            device.release();
         }
     }
     drop(one);
@@ -157,6 +164,7 @@ fn find(kind: &str, number: u32, path: String, backend: String, domain: u16) -> 
         handler: Mutex::new(None),
         resume: Mutex::new(None),
         resuming: AtomicBool::new(false),
+        changing: Mutex::new(()),
         away: AtomicBool::new(false),
         closed: AtomicBool::new(false),
         watch: Mutex::new(None),
@@ -182,7 +190,7 @@ fn watch(device: &Arc<Device>) -> Option<()> {
 impl Device {
     /// Goes on with a new backend.
     fn resume(self: &Arc<Self>) {
-        self.resuming.store(true, Ordering::SeqCst);
+        self.hold();
         self.away.store(false, Ordering::SeqCst);
         if let Some((backend, domain)) = backend_of(&self.path) {
             *self.backend.lock() = backend;
@@ -193,8 +201,19 @@ impl Device {
                 handler();
             }
         }
+        self.release();
+    }
+
+    /// Has changes of the backend's state wait; none is under way any more.
+    fn hold(&self) {
+        let changing = self.changing.lock();
+        self.resuming.store(true, Ordering::SeqCst);
+        drop(changing);
+    }
+
+    /// Looks at what came meanwhile.
+    fn release(&self) {
         self.resuming.store(false, Ordering::SeqCst);
-        // What came meanwhile.
         self.state_changed();
     }
 
@@ -206,6 +225,7 @@ impl Device {
         if let Some(thread) = &*self.waiting.lock() {
             thread.unpark();
         }
+        let _changing = self.changing.lock();
         if self.resuming.load(Ordering::SeqCst) {
             return;
         }
