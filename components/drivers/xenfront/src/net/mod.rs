@@ -1,19 +1,19 @@
-//! The network frontend (Xen, public/io/netif.h): one pair of rings, checksums and segmentation left to the backend,
-//! packets of several pages.
+//! The network frontend (Xen, public/io/netif.h): a pair of rings for each CPU where the backend has several queues, checksums
+//! and segmentation left to the backend, packets of several pages. When another backend takes the place of the one before,
+//! it gets new rings; what was on the way is lost, as on a wire.
 
+mod connect;
 mod receive;
 #[cfg(test)]
 mod tests;
 mod transmit;
 
-use alloc::{boxed::Box, format, string::ToString, sync::Arc};
+use alloc::{boxed::Box, sync::Arc};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use once_cell::race::OnceBox;
 use rumpnet::{
-    device::{
-        DeviceStatistics, HardwareAddress, NetworkDevice, Offloads, Properties, TransmitError, Upcalls,
-    },
+    device::{DeviceStatistics, HardwareAddress, NetworkDevice, Properties, TransmitError, Upcalls},
     interface,
     packet::{Packet, Received},
 };
@@ -22,128 +22,69 @@ use rumpuser::{
     sync::SpinLock,
 };
 
-use crate::{Refused, offers, ring::Violation};
+use crate::{Refused, ring::Violation};
 use receive::Receive;
-use transmit::{MOST_FRAGMENTS, Transmit};
+use transmit::Transmit;
 
-const USUAL_MTU: usize = 1500;
-/// The largest packet, less the link header.
-const LARGEST_MTU: usize = 65535 - 14;
+/// A backend of which nothing is left.
+const GONE: u32 = 0;
+
+/// A pair of rings; none without a backend.
+struct Queue {
+    channel: AtomicU32,
+    receive: SpinLock<Option<Receive>>,
+    transmit: SpinLock<Option<Transmit>>,
+    /// The transmit ring was full, and an event is to tell when it no longer is.
+    full: AtomicBool,
+}
+
+impl Queue {
+    const fn new() -> Queue {
+        Queue {
+            channel: AtomicU32::new(0),
+            receive: SpinLock::new(None),
+            transmit: SpinLock::new(None),
+            full: AtomicBool::new(false),
+        }
+    }
+}
 
 /// A network device.
 struct Net {
     device: Arc<dyn XenbusDevice>,
     properties: Properties,
-    channel: AtomicU32,
-    receive: SpinLock<Receive>,
-    transmit: SpinLock<Transmit>,
-    /// The transmit ring was full, and an event is to tell when it no longer is.
-    full: AtomicBool,
+    queues: Box<[Queue]>,
     upcalls: OnceBox<Box<dyn Upcalls>>,
     stopped: AtomicBool,
     connected: AtomicBool,
+    /// The backend is another one, perhaps elsewhere: the neighbours are to be told.
+    moved: AtomicBool,
 }
 
 /// Takes a network device into use.
 pub fn attach(device: &Arc<dyn XenbusDevice>) -> Result<(), Refused> {
-    let net = open(device)?;
-    let weak = Arc::downgrade(&net);
+    let net = connect::open(device)?;
+    let (changing, resuming) = (Arc::downgrade(&net), Arc::downgrade(&net));
     interface::attach(net).ok_or(Refused)?;
     device.set_state_handler(Box::new(move |state| {
-        if let Some(net) = weak.upgrade() {
+        if let Some(net) = changing.upgrade() {
             net.backend_changed(state);
+        }
+    }));
+    device.set_resume_handler(Box::new(move || {
+        if let Some(net) = resuming.upgrade() {
+            net.reconnect();
         }
     }));
     Ok(())
 }
 
-/// Reads `xx:xx:xx:xx:xx:xx`.
-fn hardware_address(text: &str) -> Option<HardwareAddress> {
-    let mut address = [0; 6];
-    let mut parts = text.trim().split(':');
-    for byte in &mut address {
-        *byte = u8::from_str_radix(parts.next()?, 16).ok()?;
-    }
-    parts.next().is_none().then_some(address)
-}
-
-/// Sets up the device.
-fn open(device: &Arc<dyn XenbusDevice>) -> Result<Arc<Net>, Refused> {
-    if device.wait_for_backend(&[xenbus_state::INIT_WAIT]) != xenbus_state::INIT_WAIT {
-        return Err(Refused);
-    }
-    let has = |feature| offers(&**device, feature);
-    // Every backend of this century copies received packets, and takes packets in pieces.
-    if !has("feature-rx-copy") || !has("feature-sg") {
-        return Err(Refused);
-    }
-    let address = device.frontend_value("mac").and_then(|mac| hardware_address(&mac)).ok_or(Refused)?;
-    let (receive, receive_reference) = Receive::new(device.clone())?;
-    let (transmit, transmit_reference) = Transmit::new(device.clone())?;
-    let mut offloads = Offloads::empty();
-    offloads.set(Offloads::SEGMENTATION_4, has("feature-gso-tcpv4"));
-    offloads.set(Offloads::SEGMENTATION_6, has("feature-gso-tcpv6") && has("feature-ipv6-csum-offload"));
-    // One switch for both versions of IP.
-    offloads.set(Offloads::CHECKSUM, has("feature-ipv6-csum-offload"));
-    if !offloads.contains(Offloads::CHECKSUM) {
-        offloads = Offloads::empty();
-    }
-    let net = Arc::new(Net {
-        device: device.clone(),
-        properties: Properties {
-            driver: "xenfront",
-            location: format!("vif-{}", device.number()),
-            address,
-            mtu_limit: LARGEST_MTU,
-            mtu: USUAL_MTU,
-            queues: 1,
-            offloads,
-            fragment_limit: MOST_FRAGMENTS,
-        },
-        channel: AtomicU32::new(0),
-        receive: SpinLock::new(receive),
-        transmit: SpinLock::new(transmit),
-        full: AtomicBool::new(false),
-        upcalls: OnceBox::new(),
-        stopped: AtomicBool::new(false),
-        connected: AtomicBool::new(false),
-    });
-    let interrupted = Arc::downgrade(&net);
-    let handler = move || {
-        if let Some(net) = interrupted.upgrade() {
-            net.interrupt();
-        }
-    };
-    let channel = device.establish_event(0, Box::new(handler)).ok_or(Refused)?;
-    net.channel.store(channel, Ordering::SeqCst);
-    net.receive.lock().show();
-    let yes = || "1".to_string();
-    let published = device.publish(&[
-        ("tx-ring-ref", transmit_reference.to_string()),
-        ("rx-ring-ref", receive_reference.to_string()),
-        ("event-channel", channel.to_string()),
-        ("request-rx-copy", yes()),
-        ("feature-rx-notify", yes()),
-        ("feature-sg", yes()),
-        ("feature-gso-tcpv4", yes()),
-        ("feature-gso-tcpv6", yes()),
-        ("feature-ipv6-csum-offload", yes()),
-    ]);
-    device.set_state(xenbus_state::CONNECTED);
-    let ends = [xenbus_state::CONNECTED, xenbus_state::CLOSING, xenbus_state::CLOSED];
-    if !published || device.wait_for_backend(&ends) != xenbus_state::CONNECTED {
-        device.close_event(channel);
-        device.set_state(xenbus_state::CLOSED);
-        return Err(Refused);
-    }
-    net.connected.store(true, Ordering::SeqCst);
-    net.notify();
-    Ok(net)
-}
-
 impl Net {
-    fn notify(&self) {
-        self.device.notify(self.channel.load(Ordering::Relaxed));
+    fn notify(&self, queue: &Queue) {
+        let channel = queue.channel.load(Ordering::Relaxed);
+        if channel != 0 {
+            self.device.notify(channel);
+        }
     }
 
     fn upcall(&self, call: impl FnOnce(&dyn Upcalls)) {
@@ -154,11 +95,11 @@ impl Net {
         }
     }
 
-    fn interrupt(&self) {
-        if self.full.swap(false, Ordering::SeqCst) {
-            self.upcall(|upcalls| upcalls.room(0));
+    fn interrupt(&self, index: usize) {
+        if self.queues[index].full.swap(false, Ordering::SeqCst) {
+            self.upcall(|upcalls| upcalls.room(index));
         }
-        self.upcall(|upcalls| upcalls.interrupt(0));
+        self.upcall(|upcalls| upcalls.interrupt(index));
     }
 
     /// Gives a device up whose backend doesn't keep to the protocol.
@@ -170,13 +111,31 @@ impl Net {
     }
 
     fn backend_changed(&self, state: u32) {
-        let up = state == xenbus_state::CONNECTED;
-        if up || !self.connected.swap(false, Ordering::SeqCst) {
-            return;
+        match state {
+            // Another may come in its place.
+            GONE if self.connected.swap(false, Ordering::SeqCst) => {
+                self.close_events();
+                self.release();
+                self.upcall(|upcalls| upcalls.link_changed());
+            }
+            xenbus_state::CLOSING | xenbus_state::CLOSED => {
+                if self.connected.swap(false, Ordering::SeqCst) {
+                    self.upcall(|upcalls| upcalls.gone());
+                    self.stop();
+                    self.device.set_state(xenbus_state::CLOSED);
+                }
+            }
+            _ => {}
         }
-        self.upcall(|upcalls| upcalls.gone());
-        self.stop();
-        self.device.set_state(xenbus_state::CLOSED);
+    }
+
+    fn close_events(&self) {
+        for queue in &self.queues {
+            let channel = queue.channel.swap(0, Ordering::SeqCst);
+            if channel != 0 {
+                self.device.close_event(channel);
+            }
+        }
     }
 }
 
@@ -191,15 +150,17 @@ impl NetworkDevice for Net {
 
     fn stop(&self) {
         if !self.stopped.swap(true, Ordering::SeqCst) {
-            self.device.close_event(self.channel.load(Ordering::Relaxed));
+            self.close_events();
         }
     }
 
-    fn transmit(&self, _queue: usize, packet: &mut Packet) -> Result<(), TransmitError> {
+    fn transmit(&self, queue: usize, packet: &mut Packet) -> Result<(), TransmitError> {
         if self.stopped.load(Ordering::Relaxed) {
             return Err(TransmitError::Refused);
         }
-        let mut transmit = self.transmit.lock();
+        let queue = &self.queues[queue];
+        let mut transmit = queue.transmit.lock();
+        let Some(transmit) = &mut *transmit else { return Err(TransmitError::Refused) };
         if transmit.is_low() {
             self.check(transmit.reclaim());
         }
@@ -207,9 +168,9 @@ impl NetworkDevice for Net {
         if result == Err(TransmitError::Full) {
             // Whoever filled the ring may not have flushed yet.
             if transmit.show() {
-                self.notify();
+                self.notify(queue);
             }
-            self.full.store(true, Ordering::SeqCst);
+            queue.full.store(true, Ordering::SeqCst);
             if self.check(transmit.arm()) == Some(true) {
                 self.check(transmit.reclaim());
                 result = transmit.add(packet);
@@ -218,17 +179,21 @@ impl NetworkDevice for Net {
         result
     }
 
-    fn flush(&self, _queue: usize) {
-        if !self.stopped.load(Ordering::Relaxed) && self.transmit.lock().show() {
-            self.notify();
+    fn flush(&self, queue: usize) {
+        let queue = &self.queues[queue];
+        if !self.stopped.load(Ordering::Relaxed) && queue.transmit.lock().as_mut().is_some_and(Transmit::show)
+        {
+            self.notify(queue);
         }
     }
 
-    fn receive(&self, _queue: usize, budget: usize, sink: &mut dyn FnMut(Received)) -> usize {
+    fn receive(&self, queue: usize, budget: usize, sink: &mut dyn FnMut(Received)) -> usize {
         if self.stopped.load(Ordering::Relaxed) {
             return 0;
         }
-        let mut receive = self.receive.lock();
+        let queue = &self.queues[queue];
+        let mut receive = queue.receive.lock();
+        let Some(receive) = &mut *receive else { return 0 };
         let mut count = 0;
         while count < budget
             && let Some(packet) = self.check(receive.next()).flatten()
@@ -237,17 +202,20 @@ impl NetworkDevice for Net {
             count += 1;
         }
         if receive.show() {
-            self.notify();
+            self.notify(queue);
         }
         count
     }
 
-    fn arm(&self, _queue: usize) -> bool {
+    fn arm(&self, queue: usize) -> bool {
         if self.stopped.load(Ordering::Relaxed) {
             return false;
         }
-        self.check(self.transmit.lock().reclaim());
-        let armed = self.receive.lock().arm();
+        let queue = &self.queues[queue];
+        if let Some(transmit) = &mut *queue.transmit.lock() {
+            self.check(transmit.reclaim());
+        }
+        let armed = queue.receive.lock().as_ref().map_or(Ok(false), Receive::arm);
         self.check(armed).unwrap_or(false)
     }
 
@@ -259,15 +227,23 @@ impl NetworkDevice for Net {
         self.connected.load(Ordering::SeqCst)
     }
 
+    fn wants_announcement(&self) -> bool {
+        self.moved.swap(false, Ordering::SeqCst)
+    }
+
     fn set_filter(&self, _multicast: &[HardwareAddress], _all: bool) {
         // The backend sends everything that the bridge does.
     }
 
     fn statistics(&self) -> DeviceStatistics {
-        let (receive_errors, receive_missed) = {
-            let receive = self.receive.lock();
-            (receive.errors, receive.missed)
-        };
-        DeviceStatistics { receive_missed, receive_errors, transmit_errors: self.transmit.lock().errors }
+        let mut sum = DeviceStatistics::default();
+        for queue in &self.queues {
+            if let Some(receive) = &*queue.receive.lock() {
+                sum.receive_errors += receive.errors;
+                sum.receive_missed += receive.missed;
+            }
+            sum.transmit_errors += queue.transmit.lock().as_ref().map_or(0, |transmit| transmit.errors);
+        }
+        sum
     }
 }

@@ -9,7 +9,7 @@ use rumpuser::{
     Frame,
     device::{GrantReference, XenbusDevice},
     memory::PAGE_SIZE,
-    rumpuser_frame_alloc_uninitialised, rumpuser_frame_release,
+    rumpuser_frame_alloc_uninitialised, rumpuser_frame_release, rumpuser_frame_retain,
 };
 
 use crate::{
@@ -59,6 +59,7 @@ impl Answer {
 pub struct Receive {
     device: Arc<dyn XenbusDevice>,
     ring: Ring,
+    reference: GrantReference,
     /// By slot. `None` where there was no memory.
     pages: Vec<Page>,
     copies: Option<Fragment>,
@@ -75,7 +76,8 @@ impl Receive {
         let ring = Ring::new(REQUEST).map_err(|_| Refused)?;
         let reference = device.grant(ring.frame(), true).ok_or(Refused)?;
         let pages = Vec::with_capacity(ring.size());
-        let mut receive = Receive { device, ring, pages, copies: None, failed: false, errors: 0, missed: 0 };
+        let mut receive =
+            Receive { device, ring, reference, pages, copies: None, failed: false, errors: 0, missed: 0 };
         for _ in 0..receive.ring.size() {
             let page = receive.new_page().ok_or(Refused)?;
             receive.pages.push(page);
@@ -269,6 +271,9 @@ impl PushSome for rumpnet::packet::Chain {
 
 impl Drop for Receive {
     fn drop(&mut self) {
+        if !self.device.end_grant(self.reference) {
+            rumpuser_frame_retain(self.ring.frame());
+        }
         for page in &self.pages {
             if self.device.end_grant(page.reference) {
                 rumpuser_frame_release(page.frame);

@@ -8,7 +8,7 @@ use rumpnet::{
 };
 use rumpuser::device::XenbusDevice;
 
-use super::{Net, open};
+use super::{Net, connect::open};
 use crate::{model::Model, ring::backend::Backend};
 
 const FEATURES: [(&str, &str); 5] = [
@@ -209,4 +209,46 @@ fn pages_that_the_backend_keeps_are_not_used_again() {
     assert!(!bench.net.link_up());
     arrive(&mut bench, &[&[1; 2000]], 0, None);
     assert!(received(&bench).is_empty());
+}
+
+#[test]
+fn another_backend_gets_new_rings() {
+    let mut bench = bench();
+    assert_eq!(bench.net.transmit(0, &mut packet(54, 3000)), Ok(()));
+    let granted = bench.model.granted() - 1;
+    bench.net.backend_changed(0);
+    assert!(!bench.net.link_up());
+    assert_eq!(bench.model.granted(), 0);
+    assert_eq!(bench.net.transmit(0, &mut packet(54, 10)), Err(TransmitError::Refused));
+    assert!(received(&bench).is_empty() && !bench.net.arm(0));
+    bench.model.restart();
+    bench.net.reconnect();
+    assert!(bench.net.link_up() && bench.net.wants_announcement() && !bench.net.wants_announcement());
+    assert_eq!(bench.model.granted(), granted);
+    bench.transmit = Backend::of(bench.model.ring("tx-ring-ref"), 12);
+    bench.receive = Backend::of(bench.model.ring("rx-ring-ref"), 8);
+    arrive(&mut bench, &[&[2; 3000]], 1, None);
+    assert_eq!(received(&bench).len(), 1);
+    assert_eq!(bench.net.transmit(0, &mut packet(54, 10)), Ok(()));
+    bench.net.flush(0);
+    assert!(bench.transmit.request().is_some());
+}
+
+#[test]
+fn every_cpu_has_its_rings_where_the_backend_has_as_many() {
+    let several = [("multi-queue-max-queues", "4")];
+    let model = Model::new("vif", &[&FEATURES[..], &several].concat());
+    let device: Arc<dyn XenbusDevice> = model.clone();
+    let net = open(&device).expect("a device");
+    let count = rumpuser::rumpuser_cpu_count().min(4);
+    assert_eq!(net.properties().queues, count);
+    for queue in 0..count {
+        let prefix = if count > 1 { std::format!("queue-{queue}/") } else { "".into() };
+        let mut transmit = Backend::of(model.ring(&std::format!("{prefix}tx-ring-ref")), 12);
+        assert_eq!(net.transmit(queue, &mut packet(54, 10)), Ok(()));
+        net.flush(queue);
+        assert!(transmit.request().is_some());
+    }
+    drop(net);
+    assert_eq!(model.granted(), 0);
 }

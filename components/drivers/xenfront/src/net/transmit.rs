@@ -8,7 +8,7 @@ use rumpnet::{
     packet::{Checksum, Fragment, Packet},
 };
 use rumpuser::{
-    OutOfMemory,
+    Frame, OutOfMemory,
     device::{DmaMemory, GrantReference, XenbusDevice},
     memory::PAGE_SIZE,
     rumpuser_frame_retain,
@@ -57,6 +57,7 @@ enum Slot {
 pub struct Transmit {
     device: Arc<dyn XenbusDevice>,
     ring: Ring,
+    reference: GrantReference,
     /// A piece for each identifier, and the references of their pages.
     pieces: DmaMemory,
     references: Vec<GrantReference>,
@@ -79,13 +80,16 @@ impl Transmit {
         let (ring, pieces) = make().map_err(|_| Refused)?;
         let first = pieces.physical() / PAGE_SIZE as u64;
         let pages = (pieces.len() / PAGE_SIZE) as u64;
-        let references = (first..first + pages).map(|frame| device.grant(rumpuser::Frame(frame), false));
+        let references = (first..first + pages).map(|frame| device.grant(Frame(frame), false));
         let references = references.collect::<Option<_>>().ok_or(Refused)?;
         let reference = device.grant(ring.frame(), true).ok_or(Refused)?;
         let mut slots = Vec::new();
         slots.resize_with(ring.size(), Slot::default);
         let free = (0..ring.size() as u16).rev().collect();
-        Ok((Transmit { device, ring, pieces, references, slots, free, failed: false, errors: 0 }, reference))
+        Ok((
+            Transmit { device, ring, reference, pieces, references, slots, free, failed: false, errors: 0 },
+            reference,
+        ))
     }
 
     /// Whether places become rare.
@@ -226,6 +230,14 @@ impl Transmit {
 
 impl Drop for Transmit {
     fn drop(&mut self) {
+        let first = self.pieces.physical() / PAGE_SIZE as u64;
+        let pieces = (first..).map(Frame).zip(&self.references);
+        for (frame, reference) in pieces.chain([(self.ring.frame(), &self.reference)]) {
+            if !self.device.end_grant(*reference) {
+                // The backend may go on reading or writing there.
+                rumpuser_frame_retain(frame);
+            }
+        }
         for slot in &self.slots {
             if let Slot::Payload(fragment, reference) = slot
                 && !self.device.end_grant(*reference)

@@ -1,0 +1,187 @@
+//! How a network device and its backend find each other: at first, after the domain was restored, and when a backend has taken
+//! the place of another.
+
+use alloc::{
+    boxed::Box,
+    format,
+    string::{String, ToString},
+    sync::Arc,
+    vec::Vec,
+};
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use once_cell::race::OnceBox;
+use rumpnet::device::{HardwareAddress, Offloads, Properties};
+use rumpuser::{
+    device::{XenbusDevice, xenbus_state},
+    rumpuser_cpu_count,
+};
+
+use super::{Net, Queue, receive::Receive, transmit::MOST_FRAGMENTS, transmit::Transmit};
+use crate::{Refused, offers};
+
+const USUAL_MTU: usize = 1500;
+/// The largest packet, less the link header.
+const LARGEST_MTU: usize = 65535 - 14;
+/// The most queues: each has a page in every slot of its receive ring, 1 MiB.
+const QUEUES: usize = 8;
+/// What this frontend takes.
+const FEATURES: [&str; 6] = [
+    "request-rx-copy",
+    "feature-rx-notify",
+    "feature-sg",
+    "feature-gso-tcpv4",
+    "feature-gso-tcpv6",
+    "feature-ipv6-csum-offload",
+];
+
+/// Reads `xx:xx:xx:xx:xx:xx`.
+fn hardware_address(text: &str) -> Option<HardwareAddress> {
+    let mut address = [0; 6];
+    let mut parts = text.trim().split(':');
+    for byte in &mut address {
+        *byte = u8::from_str_radix(parts.next()?, 16).ok()?;
+    }
+    parts.next().is_none().then_some(address)
+}
+
+/// Waits until a backend is ready for a frontend.
+fn meet(device: &dyn XenbusDevice) -> Result<(), Refused> {
+    let waits = device.wait_for_backend(&[xenbus_state::INIT_WAIT]) == xenbus_state::INIT_WAIT;
+    // Every backend of this century copies received packets, and takes packets in pieces.
+    if waits && offers(device, "feature-rx-copy") && offers(device, "feature-sg") {
+        Ok(())
+    } else {
+        Err(Refused)
+    }
+}
+
+fn offloads(device: &dyn XenbusDevice) -> Offloads {
+    // One switch for both versions of IP.
+    if !offers(device, "feature-ipv6-csum-offload") {
+        return Offloads::empty();
+    }
+    let mut offloads = Offloads::CHECKSUM;
+    offloads.set(Offloads::SEGMENTATION_4, offers(device, "feature-gso-tcpv4"));
+    offloads.set(Offloads::SEGMENTATION_6, offers(device, "feature-gso-tcpv6"));
+    offloads
+}
+
+/// How many queues the backend has.
+fn queues(device: &dyn XenbusDevice) -> usize {
+    device.backend_value("multi-queue-max-queues").and_then(|count| count.trim().parse().ok()).unwrap_or(1)
+}
+
+/// Sets up the device.
+pub fn open(device: &Arc<dyn XenbusDevice>) -> Result<Arc<Net>, Refused> {
+    meet(&**device)?;
+    let address = device.frontend_value("mac").and_then(|mac| hardware_address(&mac)).ok_or(Refused)?;
+    let count = queues(&**device).clamp(1, rumpuser_cpu_count().clamp(1, QUEUES));
+    let net = Arc::new(Net {
+        device: device.clone(),
+        properties: Properties {
+            driver: "xenfront",
+            location: format!("vif-{}", device.number()),
+            address,
+            mtu_limit: LARGEST_MTU,
+            mtu: USUAL_MTU,
+            queues: count,
+            offloads: offloads(&**device),
+            fragment_limit: MOST_FRAGMENTS,
+        },
+        queues: (0..count).map(|_| Queue::new()).collect(),
+        upcalls: OnceBox::new(),
+        stopped: AtomicBool::new(false),
+        connected: AtomicBool::new(false),
+        moved: AtomicBool::new(false),
+    });
+    net.connect()?;
+    Ok(net)
+}
+
+impl Net {
+    /// Makes rings, and shows them to a backend that waits for them.
+    fn connect(self: &Arc<Self>) -> Result<(), Refused> {
+        let result = self.offer_rings();
+        if result.is_err() {
+            self.close_events();
+            self.release();
+            self.device.set_state(xenbus_state::CLOSED);
+        }
+        result
+    }
+
+    fn offer_rings(self: &Arc<Self>) -> Result<(), Refused> {
+        let mut values: Vec<(String, String)> =
+            FEATURES.iter().map(|feature| (feature.to_string(), "1".into())).collect();
+        let several = self.queues.len() > 1;
+        if several {
+            values.push(("multi-queue-num-queues".into(), self.queues.len().to_string()));
+        }
+        for (index, queue) in self.queues.iter().enumerate() {
+            let prefix = if several { format!("queue-{index}/") } else { String::new() };
+            let (mut receive, receive_reference) = Receive::new(self.device.clone())?;
+            let (transmit, transmit_reference) = Transmit::new(self.device.clone())?;
+            receive.show();
+            *queue.receive.lock() = Some(receive);
+            *queue.transmit.lock() = Some(transmit);
+            let interrupted = Arc::downgrade(self);
+            let handler = move || {
+                if let Some(net) = interrupted.upgrade() {
+                    net.interrupt(index);
+                }
+            };
+            let cpu = index % rumpuser_cpu_count().max(1);
+            let channel = self.device.establish_event(cpu, Box::new(handler)).ok_or(Refused)?;
+            queue.channel.store(channel, Ordering::SeqCst);
+            values.push((format!("{prefix}tx-ring-ref"), transmit_reference.to_string()));
+            values.push((format!("{prefix}rx-ring-ref"), receive_reference.to_string()));
+            values.push((format!("{prefix}event-channel"), channel.to_string()));
+        }
+        let values: Vec<_> = values.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+        let published = self.device.publish(&values);
+        self.device.set_state(xenbus_state::CONNECTED);
+        let ends = [xenbus_state::CONNECTED, xenbus_state::CLOSING, xenbus_state::CLOSED];
+        if !published || self.device.wait_for_backend(&ends) != xenbus_state::CONNECTED {
+            return Err(Refused);
+        }
+        self.connected.store(true, Ordering::SeqCst);
+        self.queues.iter().for_each(|queue| self.notify(queue));
+        Ok(())
+    }
+
+    /// Takes all pages back.
+    pub(super) fn release(&self) {
+        for queue in &self.queues {
+            let receive = queue.receive.lock().take();
+            let transmit = queue.transmit.lock().take();
+            drop((receive, transmit));
+        }
+    }
+
+    /// Goes on with a backend that has taken the place of the one before. The channels of before are closed, or those of
+    /// another domain.
+    pub(super) fn reconnect(self: &Arc<Self>) {
+        if self.stopped.load(Ordering::SeqCst) {
+            return;
+        }
+        self.connected.store(false, Ordering::SeqCst);
+        self.queues.iter().for_each(|queue| queue.channel.store(0, Ordering::SeqCst));
+        self.release();
+        let device = &*self.device;
+        // What the interface knows of the device has to hold.
+        let fits = meet(device).is_ok()
+            && offloads(device).contains(self.properties.offloads)
+            && queues(device) >= self.queues.len();
+        if !fits || self.connect().is_err() {
+            device.set_state(xenbus_state::CLOSED);
+            return self.upcall(|upcalls| upcalls.gone());
+        }
+        self.moved.store(true, Ordering::SeqCst);
+        self.upcall(|upcalls| upcalls.link_changed());
+        for (index, queue) in self.queues.iter().enumerate() {
+            queue.full.store(true, Ordering::SeqCst);
+            self.interrupt(index);
+        }
+    }
+}
