@@ -33,7 +33,8 @@ const TOOLS: &[&str] =
 const APPLETS: &[&str] = &[
     "awk", "brctl", "cat", "cmp", "cut", "date", "dd", "dmesg", "echo", "grep", "head", "insmod", "ip",
     "kill", "losetup", "ls", "md5sum", "mkdir", "mkfifo", "mount", "nc", "ping", "poweroff", "rm", "sed",
-    "seq", "sh", "sleep", "stat", "tail", "test", "timeout", "tr", "true", "umount", "usleep", "wc", "wget",
+    "seq", "sh", "sleep", "stat", "tail", "test", "timeout", "tr", "true", "truncate", "umount", "usleep",
+    "wc", "wget",
 ];
 /// dom0's modules, below `kernel` in the folder of modules.
 const MODULES: &[&str] = &[

@@ -118,12 +118,10 @@ impl Net {
                 self.release();
                 self.upcall(|upcalls| upcalls.link_changed());
             }
-            xenbus_state::CLOSING | xenbus_state::CLOSED => {
-                if self.connected.swap(false, Ordering::SeqCst) {
-                    self.upcall(|upcalls| upcalls.gone());
-                    self.stop();
-                    self.device.set_state(xenbus_state::CLOSED);
-                }
+            xenbus_state::CLOSING | xenbus_state::CLOSED if self.connected.swap(false, Ordering::SeqCst) => {
+                self.upcall(|upcalls| upcalls.gone());
+                self.stop();
+                self.device.set_state(xenbus_state::CLOSED);
             }
             _ => {}
         }
