@@ -70,11 +70,13 @@ impl Ring {
     }
 
     /// The slot of the next request.
+    #[cfg(feature = "net")]
     pub fn next_slot(&self) -> usize {
         (self.made & (self.size - 1)) as usize
     }
 
     /// The slot of the next answer.
+    #[cfg(feature = "net")]
     pub fn answer_slot(&self) -> usize {
         (self.taken & (self.size - 1)) as usize
     }
