@@ -245,6 +245,23 @@ fn clocks_are_right_on_all_cpus() {
 }
 
 #[test]
+fn signals_of_timers_reach_programs() {
+    needs!("gcc", "ld", "objcopy", "qemu-system-x86_64");
+    let Some(set) = installed() else { return };
+    let program = compile(&tools("signals", &set), "signals.c");
+    let image = bake("netbsd-signals", arguments(&set, &[&program]));
+    for cpus in [1, 2] {
+        let outcome = Guest::new(&image).cpus(cpus).run();
+        // As a shell tells of SIGALRM's end.
+        let console = outcome.exited(128 + 14);
+        for line in ["late waits say so\n", "sleeps end\n", "a timer's signal is waited for\n"] {
+            assert!(console.contains(line), "{line:?} is not in:\n{console}");
+        }
+        assert!(console.contains("ended by signal 14\n"), "{console}");
+    }
+}
+
+#[test]
 fn address_space_is_more_than_memory() {
     needs!("gcc", "ld", "objcopy", "qemu-system-x86_64");
     let Some((set, program)) = program("memory.c") else { return };

@@ -32,18 +32,10 @@ const KNOWN: &[(&str, &str)] = &[
     ("lib/libpthread/t_fork", "forks"),
     ("lib/libpthread/t_swapcontext", "makecontext is not there"),
     ("lib/libpthread/t_kill", "a thread that spins gets no signal"),
-    ("lib/libpthread/t_sem", "the kernel has no semaphores (ksem), and timers send no signals"),
-    ("lib/libpthread/t_sigalarm", "timers send no signals"),
-    ("lib/libpthread/t_sigmask", "timers send no signals"),
-    ("lib/libpthread/t_sigsuspend", "timers send no signals"),
-    ("lib/libpthread/t_sleep", "timers send no signals"),
+    ("lib/libpthread/t_sem", "the kernel has no semaphores (ksem)"),
     (
         "lib/libpthread/t_detach:pthread_detach",
         "joins a thread that may have ended by then, which yields ESRCH",
-    ),
-    (
-        "lib/libpthread/t_cond:cond_timedwait_race",
-        "now and then a wait that is over when it begins does not yield ETIMEDOUT",
     ),
 ];
 /// Cases of the proxy's tests whose clients compile on Linux. One of the others, `reconnect`, hangs at times.

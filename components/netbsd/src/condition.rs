@@ -13,6 +13,7 @@ use crate::{
     errno::{ETIMEDOUT, Errno},
     mutex::{KERNEL, Mutex, SPIN},
     upcall,
+    user::interrupt,
     wait::WaitList,
 };
 
@@ -33,11 +34,19 @@ impl Condition {
         let interlock = core::ptr::from_ref(mutex).cast_mut().cast();
         self.waiting.fetch_add(1, Ordering::SeqCst);
         let mut locks = 0;
-        let woken = self.waiters.wait(deadline, || {
+        let enter = || {
             locks = upcall::unschedule(interlock);
             mutex.exit();
             true
-        });
+        };
+        let interruptible = interrupt::sleeper();
+        let woken = match interruptible {
+            Some(lwp) => self.waiters.wait_unless(deadline, enter, || interrupt::is_due(lwp)),
+            None => self.waiters.wait(deadline, enter),
+        };
+        if let Some(lwp) = interruptible.filter(|_| !woken) {
+            interrupt::note(lwp);
+        }
         // A spinning kernel mutex is taken after the CPU, as everybody else does; all others before it.
         if mutex.flags & (SPIN | KERNEL) == SPIN | KERNEL {
             upcall::schedule(locks, interlock);

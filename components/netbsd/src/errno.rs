@@ -10,6 +10,8 @@ macro_rules! numbers {
 }
 
 numbers! {
+    /// A system call is to be made again; the kernel's own number.
+    ERESTART = -3;
     EPERM = 1;
     ENOENT = 2;
     ESRCH = 3;

@@ -130,12 +130,6 @@ pub unsafe extern "C" fn rumpuser_getrandom(
     0
 }
 
-/// Signals of the kernel to its host: there is nobody to get one.
-#[cfg_attr(not(test), unsafe(no_mangle))]
-pub extern "C" fn rumpuser_kill(_process: i64, _signal: c_int) -> Errno {
-    ENOSYS
-}
-
 /// Ends the machine.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub extern "C" fn rumpuser_exit(value: c_int) -> ! {

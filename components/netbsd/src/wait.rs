@@ -35,6 +35,16 @@ impl WaitList {
     /// Waits until woken or until the monotonic `deadline`; returns whether it was woken. `enter` is called once the
     /// thread is in the list: a wake from then on counts. If it returns false, the wait is over at once.
     pub fn wait(&self, deadline: u64, enter: impl FnOnce() -> bool) -> bool {
+        self.wait_unless(deadline, enter, || false)
+    }
+
+    /// As [`wait`](Self::wait); also ends, as if by time, when `over` says so, which is asked before each sleep.
+    pub fn wait_unless(
+        &self,
+        deadline: u64,
+        enter: impl FnOnce() -> bool,
+        mut over: impl FnMut() -> bool,
+    ) -> bool {
         let waiter = Waiter { thread: rumpuser_thread_current(), woken: AtomicBool::new(false) };
         let node = NonNull::from(&waiter);
         let mut list = self.waiters.lock();
@@ -44,7 +54,7 @@ impl WaitList {
         drop(list);
         if enter() {
             while !waiter.woken.load(Ordering::Acquire) {
-                if deadline <= rumpuser_clock_monotonic() {
+                if deadline <= rumpuser_clock_monotonic() || over() {
                     break;
                 }
                 rumpuser_park(deadline);

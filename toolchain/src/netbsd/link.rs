@@ -75,7 +75,17 @@ const LOOKED_FOR: &[&str] = &[
     "pthread_create",
 ];
 /// Functions of the kernel and of libc that the platform puts itself in front of (`ld --wrap`).
-const WRAPPED: &[&str] = &["__cxa_atexit", "_sys___nanosleep50", "atexit", "exit"];
+const WRAPPED: &[&str] = &[
+    "__cxa_atexit",
+    "_sys___nanosleep50",
+    "atexit",
+    "exit",
+    "rump_syscall",
+    "rumpns_cv_timedwait",
+    "rumpns_cv_timedwait_sig",
+    "rumpns_cv_wait_sig",
+    "rumpns_sleepq_block",
+];
 
 /// What is linked.
 #[derive(Debug, Clone)]

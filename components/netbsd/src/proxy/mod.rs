@@ -31,6 +31,7 @@ use self::{
 use crate::{
     errno::{EADDRNOTAVAIL, EAGAIN, EFAULT, EINVAL, ENOMEM, ENOTCONN, ESRCH, Errno},
     host, upcall,
+    user::interrupt,
     wait::WaitList,
     weak::weak,
 };
@@ -239,6 +240,9 @@ pub unsafe extern "C" fn rumpuser_sp_anonmmap(
 /// Raises a signal in a client.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub extern "C" fn rumpuser_sp_raise(client: *mut c_void, signal: c_int) -> Errno {
+    if interrupt::stays_in_kernel(signal) {
+        return 0;
+    }
     error_unless(with_client(client, |session| session.raise(signal)), ENOTCONN)
 }
 

@@ -1,10 +1,10 @@
 //! Threads of userspace, as libpthread makes them: `_lwp_*` (NetBSD's `lwp.h`), with parking on the platform's own.
 
-use alloc::{boxed::Box, collections::BTreeMap, string::String, sync::Arc};
+use alloc::{boxed::Box, collections::BTreeMap, string::String, sync::Arc, vec::Vec};
 use core::{
     cell::UnsafeCell,
     ffi::{CStr, c_char, c_int, c_long, c_ulong, c_void},
-    sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, AtomicUsize, Ordering},
 };
 
 use rumpuser::{
@@ -48,6 +48,10 @@ pub struct Lwp {
     pub pending: [AtomicU64; 2],
     /// Signals that it holds off.
     pub blocked: [AtomicU64; 2],
+    /// Whether it sleeps in the kernel so that a signal may end that ([`super::interrupt`]).
+    pub sleep: AtomicU8,
+    /// It is in a queue of sleepers that regards signals.
+    pub catches: AtomicBool,
     /// The program that it belongs to, from 1; 0 for the thread that starts programs.
     pub program: AtomicUsize,
     /// Where to go back to when it ends.
@@ -72,6 +76,8 @@ impl Lwp {
             suspended: AtomicBool::new(false),
             pending: [AtomicU64::new(0), AtomicU64::new(0)],
             blocked: [AtomicU64::new(0), AtomicU64::new(0)],
+            sleep: AtomicU8::new(0),
+            catches: AtomicBool::new(false),
             program: AtomicUsize::new(program),
             back: UnsafeCell::new(0),
         });
@@ -82,6 +88,11 @@ impl Lwp {
     /// Makes its park return.
     pub fn unpark(&self) {
         self.unparked.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Has it look whether its sleep is over.
+    pub fn wake(&self) {
         let thread = self.thread.lock().clone();
         if let Some(thread) = thread {
             thread.unpark();
@@ -99,6 +110,14 @@ pub fn current() -> Option<&'static Lwp> {
 pub fn find(id: i32) -> Option<Arc<Lwp>> {
     let id = if id == 0 { current()?.id } else { id };
     LWPS.lock().get(&id).cloned()
+}
+
+/// Has all threads of a program look whether their sleep is over.
+pub fn wake_program(program: usize) {
+    let all: Vec<_> = LWPS.lock().values().cloned().collect();
+    for lwp in all.iter().filter(|lwp| lwp.program.load(Ordering::Relaxed) == program) {
+        lwp.wake();
+    }
 }
 
 /// Gives the calling thread, the first, its LWP. It needs a control block.
@@ -341,6 +360,11 @@ pub unsafe extern "C" fn ___lwp_park60(
     // SAFETY: the caller's promise.
     let deadline = unsafe { time.as_ref() }
         .map_or(NEVER, |time| monotonic_deadline(clock, flags & ABSOLUTE != 0, *time));
+    // A time that has passed comes before an unpark, which is kept for the next park: libpthread's timed waits tell their
+    // callers of the time then, though a signal of the condition has come.
+    if deadline <= rumpuser_clock_monotonic() {
+        return failed(ETIMEDOUT);
+    }
     match park(lwp, deadline) {
         0 => 0,
         error => failed(error),

@@ -1,6 +1,7 @@
 //! The base of userspace: what NetBSD's libc and libpthread expect of the kernel beside `rump_sys_*`.
 
 pub mod heap;
+pub mod interrupt;
 pub mod lwp;
 pub mod memory;
 pub mod process;

@@ -4,7 +4,7 @@ use alloc::{sync::Arc, vec::Vec};
 use core::{
     ffi::{c_char, c_int, c_void},
     num::NonZero,
-    sync::atomic::{AtomicBool, AtomicU8, Ordering},
+    sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering},
 };
 
 use rumpuser::{NEVER, sync::SpinLock};
@@ -32,9 +32,14 @@ weak_data! {
     static __cleanup: Option<unsafe extern "C" fn()>;
 }
 
+/// How many timers a process has: those of `setitimer` (4) and of `timer_create` (`TIMER_MAX`).
+const TIMERS: c_int = 36;
+
 /// A program that runs or has run.
 pub struct Program {
     name: alloc::string::String,
+    /// The number of its process, once it runs.
+    pid: AtomicI32,
     ended: AtomicBool,
     status: AtomicU8,
     waiters: WaitList,
@@ -67,6 +72,7 @@ static PROGRAMS: SpinLock<Vec<Arc<Program>>> = SpinLock::new(Vec::new());
 pub fn add(name: &str, finalisers: &'static [Finaliser]) -> (Arc<Program>, usize) {
     let program = Arc::new(Program {
         name: name.into(),
+        pid: AtomicI32::new(0),
         ended: AtomicBool::new(false),
         status: AtomicU8::new(0),
         waiters: WaitList::new(),
@@ -79,6 +85,31 @@ pub fn add(name: &str, finalisers: &'static [Finaliser]) -> (Arc<Program>, usize
 
 fn of_caller() -> Option<Arc<Program>> {
     PROGRAMS.lock().get(number_of_caller().checked_sub(1)?).cloned()
+}
+
+/// Notes the process of the calling program, whose first thread has entered it.
+pub fn note_pid() {
+    if let Some(program) = of_caller() {
+        program.pid.store(getpid_of_caller(), Ordering::Relaxed);
+    }
+}
+
+/// The number of the program that runs as a process.
+pub fn with_pid(pid: c_int) -> Option<usize> {
+    let runs = |program: &Arc<Program>| {
+        program.pid.load(Ordering::Relaxed) == pid && !program.ended.load(Ordering::Acquire)
+    };
+    PROGRAMS.lock().iter().position(runs).map(|place| place + 1)
+}
+
+/// Stops the timers of the calling program, which the kernel would keep longer than its process.
+fn stop_timers() {
+    if let Some(delete) = rump::rump___sysimpl_timer_delete() {
+        for timer in 0..TIMERS {
+            // SAFETY: the kernel's function; it looks the timer up.
+            unsafe { delete(timer) };
+        }
+    }
 }
 
 /// The number of the caller's program, from 1; 0 outside of programs. It stands for the program where C has shared
@@ -140,6 +171,7 @@ pub extern "C" fn __wrap_atexit(function: unsafe extern "C" fn(*mut c_void)) -> 
 pub extern "C" fn _exit(status: c_int) -> ! {
     match of_caller() {
         Some(program) => {
+            stop_timers();
             program.end(status as u8);
             _lwp_exit();
         }

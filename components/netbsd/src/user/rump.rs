@@ -59,6 +59,8 @@ weak! {
     fn rump___sysimpl_nfssvc(c_int, *mut c_void) -> c_int;
     /// The handle of a file, as NFS has it.
     fn rump___sysimpl_getfh30(*const c_char, *mut c_void, *mut usize) -> c_int;
+    /// Ends a timer of the process.
+    fn rump___sysimpl_timer_delete(c_int) -> c_int;
     /// Makes a descriptor the same as another.
     fn rump___sysimpl_dup2(c_int, c_int) -> c_int;
     /// Opens a socket.

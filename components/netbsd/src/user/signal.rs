@@ -1,5 +1,5 @@
 //! Signals, as far as one address space allows: a handler runs in the thread that the signal is for, when it makes a
-//! call here or sleeps; nothing is interrupted in the middle of a computation.
+//! call or sleeps; nothing is interrupted in the middle of a computation.
 
 use alloc::boxed::Box;
 use core::{
@@ -7,14 +7,14 @@ use core::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use rumpuser::sync::SpinLock;
+use rumpuser::{rumpuser_clock_monotonic, rumpuser_park, sync::SpinLock};
 
 use super::{
     lwp::{self, Lwp, TimeSpec, current, failed, monotonic_deadline},
     process,
 };
 use crate::{
-    errno::{EAGAIN, EINTR, EINVAL, ESRCH, Errno},
+    errno::{EAGAIN, EINTR, EINVAL, ERESTART, ESRCH, Errno},
     weak::alias,
 };
 
@@ -25,10 +25,21 @@ const DEFAULT: usize = 0;
 const IGNORE: usize = 1;
 /// `SIGKILL` and `SIGSTOP`, which can't be caught or held off.
 const UNSTOPPABLE: u64 = 1 << 9 | 1 << 17;
-/// Signals that are ignored by default: URG, CONT, CHLD, WINCH, INFO, PWR, and those that stop (STOP, TSTP, TTIN, TTOU).
-const IGNORED: u64 =
-    1 << 16 | 1 << 19 | 1 << 20 | 1 << 28 | 1 << 29 | 1 << 32 | 1 << 17 | 1 << 18 | 1 << 21 | 1 << 22;
-/// `SA_SIGINFO`, `SA_RESETHAND`, `SA_NODEFER`.
+/// Signals that are ignored by default: URG, CONT, CHLD, IO, WINCH, INFO, PWR, and those that stop (STOP, TSTP, TTIN,
+/// TTOU).
+const IGNORED: u64 = 1 << 16
+    | 1 << 19
+    | 1 << 20
+    | 1 << 23
+    | 1 << 28
+    | 1 << 29
+    | 1 << 32
+    | 1 << 17
+    | 1 << 18
+    | 1 << 21
+    | 1 << 22;
+/// `SA_RESTART`, `SA_SIGINFO`, `SA_RESETHAND`, `SA_NODEFER`.
+const RESTART: c_int = 0x2;
 const WITH_INFORMATION: c_int = 0x40;
 const ONCE: c_int = 0x4;
 const NO_DEFER: c_int = 0x10;
@@ -70,8 +81,27 @@ struct Information {
 
 const NONE: Action = Action { handler: DEFAULT, mask: SignalSet([0; 4]), flags: 0 };
 static ACTIONS: SpinLock<[Action; LIMIT]> = SpinLock::new([NONE; LIMIT]);
-/// Signals for the image as a whole, for the next thread that looks.
-static PENDING: AtomicU64 = AtomicU64::new(0);
+/// Signals for a program as a whole, for the next of its threads that looks. Programs after the last share its place.
+static PENDING: [AtomicU64; 16] = [const { AtomicU64::new(0) }; 16];
+
+/// The place of a program, by its number.
+fn shared(program: usize) -> &'static AtomicU64 {
+    &PENDING[program.min(PENDING.len() - 1)]
+}
+
+impl Lwp {
+    /// Signals for all of its program.
+    fn shared(&self) -> &'static AtomicU64 {
+        shared(self.program.load(Ordering::Relaxed))
+    }
+}
+
+impl Action {
+    /// Whether the signal with this action and number is as good as not sent.
+    fn ignores(&self, number: usize) -> bool {
+        self.handler == IGNORE || self.handler == DEFAULT && IGNORED & 1 << number != 0
+    }
+}
 
 /// A new thread holds off what its parent does.
 pub fn inherit(parent: &Lwp, child: &Lwp) {
@@ -87,7 +117,7 @@ pub fn send(lwp: &Lwp, signal: c_int) -> Errno {
             if current().is_some_and(|me| me.id == lwp.id) {
                 deliver(lwp);
             } else {
-                lwp.unpark();
+                lwp.wake();
             }
             0
         }
@@ -95,24 +125,45 @@ pub fn send(lwp: &Lwp, signal: c_int) -> Errno {
     }
 }
 
-/// Sends a signal to the image.
-fn send_to_all(signal: c_int) -> Errno {
+/// Sends a signal to a program; which of its threads gets it is seen when they wake. It runs no handlers.
+pub fn send_to_program(program: usize, signal: c_int) -> Errno {
     match usize::try_from(signal) {
         Ok(0) => 0,
         Ok(number) if number < LIMIT => {
-            PENDING.fetch_or(1 << number, Ordering::SeqCst);
-            if let Some(lwp) = current() {
-                deliver(lwp);
-            }
+            shared(program).fetch_or(1 << number, Ordering::SeqCst);
+            lwp::wake_program(program);
             0
         }
         _ => EINVAL,
+    }
+}
+
+/// How a signal ends a sleep in the kernel, if one waits for the thread that does more than be ignored: the signal is this
+/// thread's from then on.
+pub fn interruption(lwp: &Lwp) -> Option<Errno> {
+    loop {
+        let open = !lwp.blocked[0].load(Ordering::SeqCst);
+        let own = lwp.pending[0].load(Ordering::SeqCst) & open;
+        let present = own | lwp.shared().load(Ordering::SeqCst) & open;
+        if present == 0 {
+            return None;
+        }
+        let number = present.trailing_zeros() as usize;
+        let bit = 1 << number;
+        let action = ACTIONS.lock()[number];
+        let from = if own & bit != 0 { &lwp.pending[0] } else { lwp.shared() };
+        // Another thread of the program may have been faster.
+        let taken = from.fetch_and(!bit, Ordering::SeqCst) & bit != 0;
+        if taken && !action.ignores(number) {
+            lwp.pending[0].fetch_or(bit, Ordering::SeqCst);
+            return Some(if action.flags & RESTART != 0 { ERESTART } else { EINTR });
+        }
     }
 }
 
 /// Takes the first signal of `wanted` that waits for the thread.
 fn take(lwp: &Lwp, wanted: u64) -> Option<usize> {
-    for set in [&lwp.pending[0], &PENDING] {
+    for set in [&lwp.pending[0], lwp.shared()] {
         let present = set.load(Ordering::SeqCst) & wanted;
         if present != 0 {
             let number = present.trailing_zeros() as usize;
@@ -143,8 +194,7 @@ fn handle(lwp: &Lwp, number: usize) -> bool {
         action
     };
     match action.handler {
-        IGNORE => false,
-        DEFAULT if IGNORED & 1 << number != 0 => false,
+        _ if action.ignores(number) => false,
         DEFAULT => process::end_by_signal(number as u8),
         handler => {
             let own = if action.flags & NO_DEFER != 0 { 0 } else { 1 << number };
@@ -250,7 +300,7 @@ alias! {
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn __sigpending14(place: *mut SignalSet) -> c_int {
     let Some(lwp) = current() else { return failed(EINVAL) };
-    let pending = lwp.pending[0].load(Ordering::SeqCst) | PENDING.load(Ordering::SeqCst);
+    let pending = lwp.pending[0].load(Ordering::SeqCst) | lwp.shared().load(Ordering::SeqCst);
     // SAFETY: the caller's promise.
     unsafe { *place = SignalSet::of(pending & lwp.blocked[0].load(Ordering::SeqCst)) };
     0
@@ -264,7 +314,9 @@ pub unsafe extern "C" fn _sys___sigsuspend14(mask: *const SignalSet) -> c_int {
     // SAFETY: the caller's promise.
     let mask = unsafe { (*mask).bits() } & !UNSTOPPABLE;
     let before = lwp.blocked[0].swap(mask, Ordering::SeqCst);
-    while lwp::park(lwp, rumpuser::NEVER) != EINTR {}
+    while !deliver(lwp) {
+        rumpuser_park(rumpuser::NEVER);
+    }
     lwp.blocked[0].store(before, Ordering::SeqCst);
     failed(EINTR)
 }
@@ -292,22 +344,28 @@ pub unsafe extern "C" fn ____sigtimedwait50(
             }
             return number as c_int;
         }
-        match lwp::park(lwp, deadline) {
-            0 => {}
-            EINTR => return failed(EINTR),
-            _ => return failed(EAGAIN),
+        if deliver(lwp) {
+            return failed(EINTR);
         }
+        if rumpuser_clock_monotonic() >= deadline {
+            return failed(EAGAIN);
+        }
+        rumpuser_park(deadline);
     }
 }
 
-/// Sends a signal to a process: there is one, with all programs in it.
+/// Sends a signal to a process, which is a program; groups of them have none but the caller's.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub extern "C" fn kill(process: c_int, signal: c_int) -> c_int {
-    if process > 0 && process != process::getpid_of_caller() {
-        return failed(ESRCH);
-    }
-    match send_to_all(signal) {
-        0 => 0,
+    let Some(lwp) = current() else { return failed(ESRCH) };
+    let own = process <= 0 || process == process::getpid_of_caller();
+    let program = if own { Some(lwp.program.load(Ordering::Relaxed)) } else { process::with_pid(process) };
+    let Some(program) = program else { return failed(ESRCH) };
+    match send_to_program(program, signal) {
+        0 => {
+            deliver(lwp);
+            0
+        }
         error => failed(error),
     }
 }

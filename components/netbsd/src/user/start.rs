@@ -22,8 +22,8 @@ use crate::{
 
 /// The status of an image that cannot start.
 const NOT_STARTED: u8 = 125;
-/// `RUMP_SIGMODEL_IGNORE`.
-const IGNORE_SIGNALS: c_int = 1;
+/// `RUMP_SIGMODEL_RAISE`.
+const RAISE_SIGNALS: c_int = 3;
 /// `RUMP_RFFDG`: a new process has copies of the descriptors.
 const COPY_DESCRIPTORS: c_int = 1;
 /// The stack of a program's first thread, in bytes. All of it is there from the start.
@@ -180,7 +180,7 @@ pub fn start_kernel() {
     // SAFETY: the kernel's own functions, in the order that it wants.
     unsafe {
         if let Some(set) = rump::rump_boot_setsigmodel() {
-            set(IGNORE_SIGNALS);
+            set(RAISE_SIGNALS);
         }
         if let Some(initialise) = rump::rump_init() {
             let error = initialise();
@@ -444,6 +444,7 @@ unsafe extern "C" fn first(argument: *mut c_void) {
             switch(kernel_lwp);
         }
     }
+    process::note_pid();
     // SAFETY: the program's functions, with arrays that stay.
     let status = unsafe {
         for function in linked.initialisers() {
