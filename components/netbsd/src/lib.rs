@@ -11,6 +11,7 @@ extern crate alloc;
 
 pub mod clock;
 pub mod condition;
+pub mod disk;
 pub mod errno;
 pub mod files;
 pub mod format;

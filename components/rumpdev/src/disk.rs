@@ -16,7 +16,10 @@ use rumpvfs::{
     vnode::{Attributes, Kind, Vnode, device_number},
 };
 
-use crate::block::{self, BlockDevice, SECTOR_SIZE};
+use crate::{
+    block::{self, BlockDevice, SECTOR_SIZE},
+    blocks::Blocks,
+};
 
 /// The major number, as Linux often gives virtio disks.
 pub const MAJOR: u32 = 254;
@@ -49,28 +52,29 @@ fn open(vnode: &Arc<dyn Vnode>, minor: u32, flags: OpenFlags) -> Result<Arc<dyn 
     if flags.writable() && device.read_only() {
         return Err(Errno::EROFS);
     }
-    Ok(Arc::new(Disk { vnode: vnode.clone(), device }))
+    Ok(Arc::new(Disk { vnode: vnode.clone(), blocks: Blocks::new(device) }))
 }
 
 /// An open disk.
 struct Disk {
     vnode: Arc<dyn Vnode>,
-    device: Arc<dyn BlockDevice>,
+    blocks: Blocks,
 }
 
 impl Disk {
-    fn size(&self) -> u64 {
-        self.device.sectors() * SECTOR_SIZE as u64
+    fn device(&self) -> &dyn BlockDevice {
+        self.blocks.device()
     }
 
-    /// The blocks around at most `length` bytes at `offset`: first sector, bytes, where the data starts in them,
-    /// and how much of it there is.
-    fn around(&self, offset: u64, length: usize) -> (u64, usize, usize, usize) {
-        let block = self.device.block_size();
-        let skip = (offset % block as u64) as usize;
+    fn size(&self) -> u64 {
+        self.device().sectors() * SECTOR_SIZE as u64
+    }
+
+    /// How many of `length` bytes at `offset` are moved at once; the next ones begin with a block.
+    fn part(&self, offset: u64, length: usize) -> usize {
+        let skip = (offset % self.device().block_size() as u64) as usize;
         let left = usize::try_from(self.size().saturating_sub(offset)).unwrap_or(usize::MAX);
-        let length = length.min(left).min(CHUNK - skip);
-        ((offset - skip as u64) / SECTOR_SIZE as u64, (skip + length).next_multiple_of(block), skip, length)
+        length.min(left).min(CHUNK - skip)
     }
 }
 
@@ -78,13 +82,12 @@ impl File for Disk {
     fn read(&self, sink: &mut Sink<'_>, mut offset: u64, _flags: OpenFlags) -> Result<usize> {
         let mut done = 0;
         while sink.remaining() > 0 && offset < self.size() {
-            let (sector, bytes, skip, length) = self.around(offset, sink.remaining());
-            let mut buffer = vec![0; bytes];
-            self.device.read(sector, &mut buffer)?;
-            let taken = sink.put(&buffer[skip..skip + length])?;
+            let mut buffer = vec![0; self.part(offset, sink.remaining())];
+            self.blocks.read(offset, &mut buffer)?;
+            let taken = sink.put(&buffer)?;
             done += taken;
             offset += taken as u64;
-            if taken < length {
+            if taken < buffer.len() {
                 break;
             }
         }
@@ -97,27 +100,17 @@ impl File for Disk {
             if *offset >= self.size() {
                 return if done > 0 { Ok(done) } else { Err(Errno::ENOSPC) };
             }
-            let (sector, bytes, skip, length) = self.around(*offset, source.remaining());
-            let mut buffer = vec![0; bytes];
-            if skip > 0 || length < bytes {
-                self.device.read(sector, &mut buffer)?;
-            }
-            let taken = source.take(&mut buffer[skip..skip + length])?;
-            if taken < length && skip + taken < bytes {
-                // User memory gave less than it promised: the rest of the blocks stays as it was.
-                let given = buffer[skip..skip + taken].to_vec();
-                self.device.read(sector, &mut buffer)?;
-                buffer[skip..skip + taken].copy_from_slice(&given);
-            }
-            self.device.write(sector, &buffer)?;
+            let mut buffer = vec![0; self.part(*offset, source.remaining())];
+            let taken = source.take(&mut buffer)?;
+            self.blocks.write(*offset, &buffer[..taken])?;
             done += taken;
             *offset += taken as u64;
-            if taken < length {
+            if taken < buffer.len() {
                 break;
             }
         }
         if flags.intersects(OpenFlags::SYNC | OpenFlags::DATA_SYNC) {
-            self.device.flush()?;
+            self.device().flush()?;
         }
         Ok(done)
     }
@@ -127,19 +120,19 @@ impl File for Disk {
     }
 
     fn ioctl(&self, request: u32, argument: usize) -> Result<usize> {
-        let block = self.device.block_size() as u32;
+        let block = self.device().block_size() as u32;
         let missed = match request {
-            BLKGETSIZE => rumpuser_copyout(&self.device.sectors().to_le_bytes(), argument),
+            BLKGETSIZE => rumpuser_copyout(&self.device().sectors().to_le_bytes(), argument),
             BLKGETSIZE64 => rumpuser_copyout(&self.size().to_le_bytes(), argument),
             BLKSSZGET | BLKPBSZGET => rumpuser_copyout(&block.to_le_bytes(), argument),
-            BLKFLSBUF => return self.device.flush().map(|()| 0),
+            BLKFLSBUF => return self.device().flush().map(|()| 0),
             _ => return Err(Errno::ENOTTY),
         };
         if missed > 0 { Err(Errno::EFAULT) } else { Ok(0) }
     }
 
     fn sync(&self, _data_only: bool) -> Result<()> {
-        self.device.flush()
+        self.device().flush()
     }
 
     fn vnode(&self) -> Option<&Arc<dyn Vnode>> {
@@ -163,64 +156,17 @@ impl File for Disk {
 mod tests {
     use alloc::vec::Vec;
 
-    use rumpuser::{Frame, sync::Mutex};
-
     use super::*;
-
-    struct Memory(Mutex<Vec<u8>>);
-
-    impl BlockDevice for Memory {
-        fn sectors(&self) -> u64 {
-            (self.0.lock().len() / SECTOR_SIZE) as u64
-        }
-
-        fn block_size(&self) -> usize {
-            4096
-        }
-
-        fn read_only(&self) -> bool {
-            false
-        }
-
-        fn read(&self, sector: u64, buffer: &mut [u8]) -> Result<()> {
-            assert!(buffer.len().is_multiple_of(4096) && sector.is_multiple_of(8));
-            let start = sector as usize * SECTOR_SIZE;
-            buffer.copy_from_slice(&self.0.lock()[start..start + buffer.len()]);
-            Ok(())
-        }
-
-        fn write(&self, sector: u64, buffer: &[u8]) -> Result<()> {
-            assert!(buffer.len().is_multiple_of(4096) && sector.is_multiple_of(8));
-            let start = sector as usize * SECTOR_SIZE;
-            self.0.lock()[start..start + buffer.len()].copy_from_slice(buffer);
-            Ok(())
-        }
-
-        fn read_frames(&self, _sector: u64, _frames: &[Frame]) -> Result<()> {
-            Err(Errno::EIO)
-        }
-
-        fn write_frames(&self, _sector: u64, _frames: &[Frame]) -> Result<()> {
-            Err(Errno::EIO)
-        }
-
-        fn flush(&self) -> Result<()> {
-            Ok(())
-        }
-
-        fn discard(&self, _sector: u64, _sectors: u64) -> Result<()> {
-            Ok(())
-        }
-    }
+    use crate::model::Memory;
 
     #[test]
     fn any_bytes_can_be_read_and_written() {
         let size = 256 << 10;
-        let device = Arc::new(Memory(Mutex::new(vec![0; size])));
+        let device = Arc::new(Memory::new(vec![0; size]));
         let vnode: Arc<dyn Vnode> = rumpvfs::vnode::FileSystem::root(
             &*rumpvfs::tmpfs::TmpFs::new(Default::default(), 0o755).expect("tmpfs"),
         );
-        let disk = Disk { vnode, device };
+        let disk = Disk { vnode, blocks: Blocks::new(device) };
         let mut model = vec![0u8; size];
         let mut state = 12345u64;
         for _ in 0..200 {

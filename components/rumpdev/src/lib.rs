@@ -8,9 +8,12 @@ extern crate alloc;
 extern crate std;
 
 pub mod block;
+pub mod blocks;
 pub mod bounce;
 pub mod disk;
 pub mod memory;
+#[cfg(test)]
+mod model;
 pub mod nodes;
 pub mod random;
 pub mod tty;

@@ -1,9 +1,7 @@
 //! NetBSD's file systems for programs of Linux: mounted by the rump kernel on the machine's disks or on files of the
 //! image, and seen through the personality's interface of files.
 
-mod blocks;
 mod content;
-mod disk;
 mod layout;
 mod listing;
 mod mount;

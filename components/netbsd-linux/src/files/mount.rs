@@ -16,7 +16,7 @@ use core::{
 
 use hashbrown::HashMap;
 use image::config::Mount;
-use netbsd::{files, host, kernel, mounts, thread, user::rump};
+use netbsd::{disk::Disk, files, host, kernel, mounts, thread, user::rump};
 use rumpdev::block::{self, BlockDevice};
 use rumpkern::{
     Errno, Result,
@@ -31,7 +31,6 @@ use rumpvfs::vnode::{FileSystem, Kind, anonymous_device};
 
 use super::{
     Mounted, Shared,
-    disk::Disk,
     node::Node,
     system::{self, Name},
     writeback,
@@ -134,7 +133,8 @@ fn make_known(name: &str, disk: Arc<dyn BlockDevice>) -> core::result::Result<()
     }
     let register = rump::rump_pub_etfs_register().ok_or("the image has no component for block devices")?;
     let device = device_path(name);
-    files::register_device(&device, Arc::new(Disk::new(disk)));
+    // What programs make durable, the file system flushes.
+    files::register_device(&device, Arc::new(Disk::new(disk, false)));
     let path = kernel::path(device.as_bytes()).map_err(|_| "its name has a zero in it")?;
     // SAFETY: the kernel's function; `rumpuser_open` knows the device by the same path.
     match unsafe { register(path.as_ptr(), path.as_ptr(), BLOCK) } {

@@ -2,9 +2,10 @@
 
 use alloc::{sync::Arc, vec};
 
-use rumpdev::block::{BlockDevice, SECTOR_SIZE};
 use rumpkern::{Errno, Result};
 use rumpuser::sync::Mutex;
+
+use crate::block::{BlockDevice, SECTOR_SIZE};
 
 /// A disk.
 pub struct Blocks {
@@ -69,62 +70,12 @@ impl Blocks {
 
 #[cfg(test)]
 mod tests {
-    use alloc::vec::Vec;
-
-    use rumpuser::Frame;
-
     use super::*;
-
-    /// A disk with blocks of 4096 bytes.
-    struct Memory(Mutex<Vec<u8>>);
-
-    impl BlockDevice for Memory {
-        fn sectors(&self) -> u64 {
-            (self.0.lock().len() / SECTOR_SIZE) as u64
-        }
-
-        fn block_size(&self) -> usize {
-            4096
-        }
-
-        fn read_only(&self) -> bool {
-            false
-        }
-
-        fn read(&self, sector: u64, buffer: &mut [u8]) -> Result<()> {
-            let start = sector as usize * SECTOR_SIZE;
-            assert!(start.is_multiple_of(4096) && buffer.len().is_multiple_of(4096));
-            buffer.copy_from_slice(&self.0.lock()[start..start + buffer.len()]);
-            Ok(())
-        }
-
-        fn write(&self, sector: u64, buffer: &[u8]) -> Result<()> {
-            let start = sector as usize * SECTOR_SIZE;
-            assert!(start.is_multiple_of(4096) && buffer.len().is_multiple_of(4096));
-            self.0.lock()[start..start + buffer.len()].copy_from_slice(buffer);
-            Ok(())
-        }
-
-        fn read_frames(&self, _: u64, _: &[Frame]) -> Result<()> {
-            Err(Errno::EIO)
-        }
-
-        fn write_frames(&self, _: u64, _: &[Frame]) -> Result<()> {
-            Err(Errno::EIO)
-        }
-
-        fn flush(&self) -> Result<()> {
-            Ok(())
-        }
-
-        fn discard(&self, _: u64, _: u64) -> Result<()> {
-            Ok(())
-        }
-    }
+    use crate::model::Memory;
 
     #[test]
     fn sectors_are_changed_inside_of_larger_blocks() {
-        let disk = Blocks::new(Arc::new(Memory(Mutex::new(vec![7; 16384]))));
+        let disk = Blocks::new(Arc::new(Memory::new(vec![7; 16384])));
         assert_eq!(disk.write(3584, &[1; 1024]), Ok(()));
         assert_eq!(disk.write(8192, &[2; 4096]), Ok(()));
         let mut bytes = vec![0; 16384];
