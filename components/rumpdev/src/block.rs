@@ -6,6 +6,8 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use rumpkern::{Result, wait::WaitQueue};
 use rumpuser::{Frame, sync::SpinLock};
 
+use crate::nodes;
+
 /// Bytes in a sector, the unit of positions and sizes, whatever the device's own block size is.
 pub const SECTOR_SIZE: usize = 512;
 
@@ -58,13 +60,15 @@ fn name(mut index: usize) -> String {
     }
 }
 
-/// Adds a disk; returns its name.
+/// Adds a disk, with a node in every /dev there is; returns its name. Thread context.
 pub fn register(device: Arc<dyn BlockDevice>) -> String {
     let mut devices = DEVICES.lock();
-    let name = name(devices.len());
+    let index = devices.len();
+    let name = name(index);
     devices.push((name.clone(), device));
     drop(devices);
     CHANGED.wake_all();
+    nodes::announce(name.as_bytes(), index);
     name
 }
 

@@ -1,8 +1,12 @@
 //! Device numbers: what opening a device node gives, and the nodes of /dev.
 
-use alloc::sync::Arc;
+use alloc::{
+    sync::{Arc, Weak},
+    vec::Vec,
+};
 
 use rumpkern::{Errno, Result};
+use rumpuser::sync::Mutex;
 use rumpvfs::{
     device,
     file::{File, OpenFlags},
@@ -84,8 +88,15 @@ fn add(
     }
 }
 
-/// Fills a /dev; what is there already stays.
+/// Every /dev, for the nodes of disks that come later.
+static FILLED: Mutex<Vec<Weak<dyn Vnode>>> = Mutex::new(Vec::new());
+
+/// Fills a /dev; what is there already stays. Disks that come later get their nodes then.
 pub fn populate(directory: &Arc<dyn Vnode>) -> Result<()> {
+    let mut filled = FILLED.lock();
+    filled.retain(|directory| directory.strong_count() > 0);
+    filled.push(Arc::downgrade(directory));
+    drop(filled);
     for (name, rdev, permissions) in CHARACTER_DEVICES {
         add(directory, name, Kind::Character, permissions, (b"", rdev))?;
     }
@@ -96,19 +107,40 @@ pub fn populate(directory: &Arc<dyn Vnode>) -> Result<()> {
         add(directory, name, Kind::Directory, permissions, (b"", 0))?;
     }
     for (index, (name, _)) in block::all().iter().enumerate() {
-        add_block_device(directory, name.as_bytes(), disk::number(index))?;
+        add_disk(directory, name.as_bytes(), index)?;
     }
     Ok(())
 }
 
-/// Adds the node of a block device, whose driver registered it.
-pub fn add_block_device(directory: &Arc<dyn Vnode>, name: &[u8], rdev: u64) -> Result<()> {
-    add(directory, name, Kind::Block, 0o660, (b"", rdev))
+/// Adds the node of a new disk to every /dev.
+pub(crate) fn announce(name: &[u8], index: usize) {
+    let filled = FILLED.lock().clone();
+    for directory in filled.iter().filter_map(Weak::upgrade) {
+        // Who has no room for a node can still make one.
+        let _ = add_disk(&directory, name, index);
+    }
+}
+
+fn add_disk(directory: &Arc<dyn Vnode>, name: &[u8], index: usize) -> Result<()> {
+    add(directory, name, Kind::Block, 0o660, (b"", disk::number(index)))
 }
 
 #[cfg(test)]
 mod tests {
+    use alloc::vec;
+
     use super::*;
+    use crate::model::Memory;
+
+    #[test]
+    fn a_disk_that_comes_later_has_a_node() {
+        let file_system = rumpvfs::tmpfs::TmpFs::new(Default::default(), 0o755).expect("tmpfs");
+        let directory = rumpvfs::vnode::FileSystem::root(&*file_system);
+        populate(&directory).expect("a /dev");
+        let name = block::register(Arc::new(Memory::new(vec![0; 4096])));
+        let node = directory.lookup(name.as_bytes()).expect("its node");
+        assert_eq!(node.attributes().expect("attributes").kind, Kind::Block);
+    }
 
     #[test]
     fn unknown_devices_have_no_file() {
