@@ -1,6 +1,7 @@
-//! Images as guests of a real Xen: the same files that boot on a PC.
+//! Images as guests of a real Xen: the same files that boot on a PC. With `RUMPRUN_XEN_LONG` set, every kind of program
+//! is run there, not just a few.
 
-use std::path::Path;
+use std::{env, path::Path};
 
 use tests::{
     bake, needs,
@@ -11,24 +12,35 @@ use tests::{
 #[test]
 fn programs_run_as_on_the_host() {
     let Some(mut host) = Host::new() else { return };
-    let programs = [
+    let mut programs = vec![
         ("hello.c", Flavour::Static),
         ("libc.c", Flavour::Dynamic),
         ("threads.rs", Flavour::Rust),
         ("semaphores.c", Flavour::Dynamic),
     ];
+    if env::var_os("RUMPRUN_XEN_LONG").is_some() {
+        programs.extend([
+            ("libc.c", Flavour::Static),
+            ("libc.c", Flavour::StaticPie),
+            ("memory.c", Flavour::Static),
+            ("memory.c", Flavour::Dynamic),
+        ]);
+        programs.extend(tests::have("musl-gcc").then_some(("libc.c", Flavour::Musl)));
+        programs.extend(tests::have("go").then_some(("goroutines.go", Flavour::Go)));
+    }
     let mut expected = Vec::new();
     for (source, flavour) in programs {
         let program = build(source, flavour);
-        let image = bake(&format!("xen-{}", source.replace('.', "-")), [&program]);
+        let title = format!("{}-{flavour:?}", source.replace('.', "-"));
+        let image = bake(&format!("xen-{title}"), [&program]);
         for cpus in [1, 2] {
-            let name = format!("{}-{cpus}", source.replace('.', "-"));
+            let name = format!("{title}-{cpus}");
             host = host.domain(Domain::new(&name, &image).cpus(cpus).memory(128));
             expected.push((name, on_host(&program, &[])));
         }
     }
     // The older ABI of events.
-    let image = bake("xen-threads-rs", [&build("threads.rs", Flavour::Rust)]);
+    let image = bake("xen-threads-rs-Rust", [&build("threads.rs", Flavour::Rust)]);
     host = host.domain(Domain::new("bits", &image).cpus(2).memory(128).command_line("xen.fifo_events=0"));
     expected.push(("bits".into(), on_host(&build("threads.rs", Flavour::Rust), &[])));
     let report = host.run_each();

@@ -2,6 +2,7 @@
 //! domains, and sorts out what they did. Several domains share a boot, which takes some 8 s.
 
 use std::{
+    env,
     fmt::Write as _,
     fs::{self, File},
     io,
@@ -110,6 +111,15 @@ impl Host {
                 None
             }
         }
+    }
+
+    /// The same for a test that takes minutes: only if `RUMPRUN_XEN_LONG` is set.
+    pub fn new_for_long() -> Option<Host> {
+        if env::var_os("RUMPRUN_XEN_LONG").is_none() {
+            crate::skip("takes minutes, and RUMPRUN_XEN_LONG is not set");
+            return None;
+        }
+        Host::new()
     }
 
     /// Adds a domain that the script may create.

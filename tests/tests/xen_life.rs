@@ -1,0 +1,154 @@
+//! What happens to a running domain of Xen's: it is saved and restored and goes on, gives memory back, gets and loses a
+//! disk; and what is left of domains when they are gone. It takes minutes, and is run with `RUMPRUN_XEN_LONG` set.
+//! `RUMPRUN_XEN_CYCLES` says how often one is created and destroyed;
+//! more than a few have a domain migrate, too, which takes a minute here.
+
+use std::{env, fs, path::Path};
+
+use tests::{
+    bake, needs,
+    xen::{Domain, Host},
+};
+
+/// Counts on the console and on a disk, whose lines must be there in the end, while something else uses the CPUs.
+const COUNT: &str = "\
+trap 'kill %1; sync; awk \"{if (\\$1 != NR) bad++} END {print NR - n, bad + 0, \\\"of\\\", n}\" n=$i /data/log; \
+  date +time\\ %s; exit 5' TERM
+while :; do :; done &
+i=0
+while :; do
+  i=$((i+1)); echo $i >> /data/log; sync; echo tick $i $(sed -n '/MemTotal/s/[^0-9]//gp' /proc/meminfo); sleep 0.1
+done
+";
+
+/// Waits for a disk, writes to it until it is gone, and does so once more.
+const DEVICES: &str = "\
+for disk in vda vdb; do
+  echo waits for $disk
+  until [ -b /dev/$disk ]; do sleep 0.1; done
+  dd if=/dev/zero of=/dev/$disk bs=4k count=300 conv=fsync 2>/dev/null && echo wrote $disk
+  while dd if=/dev/zero of=/dev/$disk bs=4k count=1 conv=fsync 2>/dev/null; do sleep 0.1; done
+  echo lost $disk
+done
+exit 6
+";
+
+/// Functions of the scripts. `go_on` waits until the domain `life` has counted on.
+const FUNCTIONS: &str = "\
+dd if=/dev/zero of=/guest/disk bs=1 count=1 seek=33554431 2>/dev/null
+ticks() { grep -c tick /var/log/xen/console/guest-life.log; }
+more() { [ $(ticks) -gt $seen ]; }
+go_on() { seen=$(($(ticks) + 3)); retry more; }
+memory() { [ \"$(xl list life | tail -n 1 | sed 's/  */ /g' | cut -d ' ' -f 3)\" = $1 ]; }
+";
+
+const LIFE: &str = "\
+create life; go_on
+xl save life /run/saved >/tmp/log 2>&1 || fail save $(cat /tmp/log)
+sleep 5
+xl restore /run/saved >/tmp/log 2>&1 || fail restore $(cat /tmp/log)
+rm /run/saved
+go_on
+xl mem-set life 36; retry memory 36
+go_on
+# Without its end.
+xl save -c life /run/saved >/tmp/log 2>&1 || fail save -c $(cat /tmp/log)
+rm /run/saved
+go_on
+xl mem-set life 44; retry memory 44
+go_on
+date +host\\ %s
+xl shutdown life
+finish life
+";
+
+const MIGRATE: &str = "\
+create life; go_on
+xl migrate -s '' life 'xl migrate-receive' >/tmp/log 2>&1 || fail migrate $(cat /tmp/log)
+go_on; xl destroy life
+rm /var/log/xen/console/guest-life.log
+";
+
+const ATTACH: &str = "\
+create devices
+disk() { xl block-attach devices \"format=raw,vdev=xvd$1,access=w,script=block-test,target=/guest/disk\"; }
+until_console devices 'waits for vda'; disk a; until_console devices 'wrote vda'
+xl block-detach devices xvda; until_console devices 'waits for vdb'
+disk b; until_console devices 'wrote vdb'; xl block-detach devices xvdb
+finish devices
+";
+
+/// Domains with a disk and an interface come and go; then xenstore holds what it held, and dom0 as much memory.
+const CYCLES: &str = "\
+nodes() { xenstore-ls -f | sed 's/ = .*//' | grep -v '^/tool/xenstored' | sort; }
+available() { sed -n '/MemAvailable/s/[^0-9]//gp' /proc/meminfo; }
+cycle() {
+  create cycle; until_console cycle here; xl destroy cycle
+  rm /var/log/xen/console/guest-cycle.log
+}
+left() { nodes > /tmp/after; cmp -s /tmp/before /tmp/after; }
+cycle
+nodes > /tmp/before; before=$(available)
+for _ in $(seq $cycles); do cycle; done
+retry left
+echo memory $((before - $(available)))
+";
+
+/// How often a domain is created and destroyed, unless told otherwise.
+const CYCLE_COUNT: usize = 3;
+
+#[test]
+fn domains_change_while_they_run_and_leave_nothing() {
+    needs!("busybox");
+    let Some(host) = Host::new_for_long() else { return };
+    let folder = tests::scratch().join(format!("xen-life-{}", std::process::id()));
+    let configuration = folder.with_extension("toml");
+    let mount = "[[mount]]\nsource = \"/dev/vda\"\ntarget = \"/data\"\ntype = \"ext4\"\nformat = true\n";
+    fs::write(&configuration, mount).expect("a configuration");
+    fs::create_dir_all(&folder).expect("a folder");
+    fs::write(folder.join("count.sh"), COUNT).expect("a script");
+    fs::write(folder.join("devices.sh"), DEVICES).expect("a script");
+    let words = |configured: bool, script: &'static str| {
+        let (options, count) = (["--rootfs", "--config"], if configured { 2 } else { 1 });
+        let options = options.into_iter().zip([&folder, &configuration]).take(count);
+        let options = options.flat_map(|(name, value)| [Path::new(name), value]).collect::<Vec<_>>();
+        let words = ["--", "sh", script].map(Path::new);
+        [Path::new("/bin/busybox")].into_iter().chain(options).chain(words).collect::<Vec<_>>()
+    };
+    let counts = bake("xen-life", words(true, "/count.sh"));
+    let waits = bake("xen-life-devices", words(false, "/devices.sh"));
+    let sleeps =
+        bake("xen-life-cycle", ["/bin/busybox", "--", "sh", "-c", "echo here; sleep 1000"].map(Path::new));
+    let cycles: usize =
+        env::var("RUMPRUN_XEN_CYCLES").ok().and_then(|text| text.parse().ok()).unwrap_or(CYCLE_COUNT);
+    let migrates = if cycles > CYCLE_COUNT { MIGRATE } else { "" };
+    let script = format!("{FUNCTIONS}cycles={cycles}\n{LIFE}{ATTACH}{CYCLES}{migrates}");
+    let mac = "00:16:3e:00:00:07";
+    let report = host
+        .domain(Domain::new("life", &counts).cpus(2).memory(48).disk("/guest/disk"))
+        .domain(Domain::new("devices", &waits).cpus(2))
+        .domain(Domain::new("cycle", &sleeps).memory(32).disk("/guest/disk").interface(mac))
+        .run(&script);
+    let console = report.exited("life", 5);
+    assert!(console.contains("\n0 0 of "), "{}", report.serial());
+    let number = |text: &str, name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|line| line.trim().parse::<i64>().ok()).expect("a number")
+    };
+    // What the domain sees of its memory.
+    let ticks = console.lines().filter(|line| line.starts_with("tick"));
+    let seen: Vec<u64> = ticks.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
+    let least = seen.iter().min().expect("numbers");
+    assert!(seen[0] > least + (10 << 10) && seen[seen.len() - 1] > least + (7 << 10), "{seen:?}");
+    assert!(report.exited("devices", 6).ends_with("lost vdb\n"), "{}", report.serial());
+    // A clock that stood still while the domain was saved would be 5 s behind.
+    let (there, here) = (number(&console, "time "), number(report.serial(), "host "));
+    assert!((here - 2..here + 60).contains(&there), "{there} {here}");
+    // The kernel of dom0 grows a little by itself.
+    let lost = number(report.serial(), "memory ");
+    assert!(
+        lost < 8192 + 16 * cycles as i64,
+        "dom0 lost {lost} KiB in {cycles} cycles:\n{}",
+        report.serial()
+    );
+}
