@@ -9,7 +9,6 @@ use alloc::{
     vec::Vec,
 };
 use core::{
-    ffi::c_int,
     ptr::null_mut,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
 };
@@ -55,11 +54,6 @@ pub const MAKERS: [(&str, Maker); 8] = [
     ("cd9660", make::<3>),
     ("iso9660", make::<3>),
 ];
-
-/// `RUMP_ETFS_BLK`.
-const BLOCK: c_int = 1;
-/// `EEXIST` of NetBSD.
-const EXISTS: c_int = 17;
 
 fn make<const KIND: usize>(source: &[u8], options: &str) -> Result<Arc<dyn FileSystem>> {
     let (kind, magic) = KINDS[KIND];
@@ -119,31 +113,13 @@ fn mount(
     disk: Option<(String, Arc<dyn BlockDevice>)>,
 ) -> core::result::Result<(), String> {
     if let Some((name, disk)) = disk {
-        make_known(&name, disk)?;
+        let device = device_path(&name);
+        if !files::is_device(&device) {
+            // What programs make durable, the file system flushes.
+            files::register_device(&device, Arc::new(Disk::new(disk, false)));
+        }
     }
     mounts::mount_one(number, wanted)
-}
-
-/// Makes a disk known to the kernel, once.
-fn make_known(name: &str, disk: Arc<dyn BlockDevice>) -> core::result::Result<(), String> {
-    static KNOWN: Mutex<Vec<String>> = Mutex::new(Vec::new());
-    let mut known = KNOWN.lock();
-    if known.iter().any(|other| other == name) {
-        return Ok(());
-    }
-    let register = rump::rump_pub_etfs_register().ok_or("the image has no component for block devices")?;
-    let device = device_path(name);
-    // What programs make durable, the file system flushes.
-    files::register_device(&device, Arc::new(Disk::new(disk, false)));
-    let path = kernel::path(device.as_bytes()).map_err(|_| "its name has a zero in it")?;
-    // SAFETY: the kernel's function; `rumpuser_open` knows the device by the same path.
-    match unsafe { register(path.as_ptr(), path.as_ptr(), BLOCK) } {
-        0 | EXISTS => {
-            known.push(name.into());
-            Ok(())
-        }
-        error => Err(kernel::explain(error)),
-    }
 }
 
 /// Does something in a thread of the kernel's own with a process, and waits for it.

@@ -6,10 +6,11 @@ mod file_disk;
 mod probe;
 mod remote;
 
-use alloc::{format, string::String, sync::Arc};
+use alloc::{format, string::String, sync::Arc, vec::Vec};
 use core::ffi::{CStr, c_int};
 
 use image::config::Mount;
+use rumpuser::sync::Mutex;
 
 use crate::{
     errno::{EINVAL, ENODEV, ENOENT, ENOSYS, ENXIO, EROFS, Errno},
@@ -138,13 +139,22 @@ fn device(number: usize, mount: &Mount) -> Result<String, String> {
     register(device)
 }
 
-/// Has the kernel know a block device of the hypercalls by its path there.
+/// Has the kernel know a block device of the hypercalls by its path there; once, since the kernel would lose it by a
+/// second time.
 fn register(device: String) -> Result<String, String> {
+    static KNOWN: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    let mut known = KNOWN.lock();
+    if known.contains(&device) {
+        return Ok(device);
+    }
     let register = rump::rump_pub_etfs_register().ok_or("the image has no component for block devices")?;
     let path = kernel::path(device.as_bytes()).map_err(|_| "a zero")?;
     // SAFETY: the kernel's function; `rumpuser_open` knows the device by the same path.
     match unsafe { register(path.as_ptr(), path.as_ptr(), BLOCK) } {
-        0 | EXISTS => Ok(device),
+        0 => {
+            known.push(device.clone());
+            Ok(device)
+        }
         error => Err(kernel::explain(error)),
     }
 }
