@@ -100,8 +100,14 @@ impl Lwp {
     }
 }
 
+/// Whether the programs are NetBSD's: then all threads that come here have control blocks. Those of Linux programs don't.
+static HAS_PROGRAMS: AtomicBool = AtomicBool::new(false);
+
 /// The calling thread; `None` for threads that aren't of userspace.
 pub fn current() -> Option<&'static Lwp> {
+    if !HAS_PROGRAMS.load(Ordering::Relaxed) {
+        return None;
+    }
     // SAFETY: the block is the thread's own; its LWP lives as long as the thread does.
     unsafe { (*control_block()).lwp.as_ref() }
 }
@@ -127,6 +133,7 @@ pub fn initialise_first() {
     rumpuser_set_presence(Some(lwp.control.clone()));
     // SAFETY: the thread's own block; the reference is never given up, as the thread never ends.
     unsafe { (*control_block()).lwp = Arc::into_raw(lwp) };
+    HAS_PROGRAMS.store(true, Ordering::Relaxed);
 }
 
 /// What a new thread runs, and on what.
