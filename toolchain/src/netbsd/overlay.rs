@@ -9,8 +9,6 @@ use std::{
     io,
     os::unix::fs::{MetadataExt, symlink},
     path::{Path, PathBuf},
-    thread,
-    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use super::{Error, host, write_new};
@@ -18,9 +16,6 @@ use crate::hash::Parts;
 
 /// Directories of version control, which no build looks at.
 const SKIPPED: &[&str] = &[".git", ".hg", "CVS"];
-
-/// How far the clock by which files get their times may be behind the other one: a tick of the kernel, with room.
-const CLOCK_LAG: Duration = Duration::from_millis(50);
 
 /// What is in a tree.
 #[derive(Debug, Default)]
@@ -85,7 +80,6 @@ pub fn update(
     }
     fs::create_dir_all(at).map_err(host(at.display()))?;
     let present = remove_others(at, &directories, contents, changes)?;
-    let mut writer = Writer { overlay_is_new: present.files.is_empty(), ..Writer::default() };
     for directory in directories.difference(&present.directories) {
         let path = at.join(directory);
         fs::create_dir(&path).map_err(host(path.display()))?;
@@ -99,40 +93,25 @@ pub fn update(
                     symlink(&original, &copy).map_err(host(copy.display()))?;
                 }
             }
-            Some(_) => writer.replace(&copy, &fs::read(&original).map_err(host(original.display()))?)?,
+            Some(_) => replace(&copy, &fs::read(&original).map_err(host(original.display()))?)?,
             None => symlink(&original, &copy).map_err(host(copy.display()))?,
         }
     }
     for (path, content) in changes {
         if let Some(content) = content {
-            writer.replace(&at.join(path), content)?;
+            replace(&at.join(path), content)?;
         }
     }
     Ok(())
 }
 
-/// Writes changed files.
-#[derive(Default)]
-struct Writer {
-    overlay_is_new: bool,
-    waited: bool,
-}
-
-impl Writer {
-    /// Gives a file content, unless it has it.
-    fn replace(&mut self, path: &Path, content: &[u8]) -> Result<(), Error> {
-        let link = fs::symlink_metadata(path).is_ok_and(|data| data.is_symlink());
-        if !link && fs::read(path).is_ok_and(|present| present == content) {
-            return Ok(());
-        }
-        // Make compares whole seconds: a file written in the second in which an object was made would not be newer.
-        if !self.overlay_is_new && !self.waited {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            thread::sleep(Duration::from_secs(now.as_secs() + 1).saturating_sub(now) + CLOCK_LAG);
-            self.waited = true;
-        }
-        write_new(path, content)
+/// Gives a file content, unless it has it.
+fn replace(path: &Path, content: &[u8]) -> Result<(), Error> {
+    let link = fs::symlink_metadata(path).is_ok_and(|data| data.is_symlink());
+    if !link && fs::read(path).is_ok_and(|present| present == content) {
+        return Ok(());
     }
+    write_new(path, content)
 }
 
 /// What an overlay has.

@@ -4,6 +4,9 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use super::{
@@ -20,6 +23,9 @@ use super::{
     write_new,
 };
 use crate::{hash::Parts, kernel::cache_directory, report::Report};
+
+/// How far the clock by which files get their times may be behind the other one: a tick of the kernel, with room.
+const CLOCK_LAG: Duration = Duration::from_millis(50);
 
 /// A tree with its patches and settings, and where it is built.
 pub(super) struct Prepared {
@@ -39,7 +45,7 @@ pub(super) struct Prepared {
     pub inputs: String,
     contents: Contents,
     changes: Changes,
-    _lock: File,
+    lock: Lock,
 }
 
 impl Prepared {
@@ -69,18 +75,7 @@ impl Prepared {
             .map(|(patch, _)| SetPatch { name: patch.name, sha256: patch.sha256 })
             .collect();
         let inputs = hash_of(key);
-        Ok(Prepared {
-            tree,
-            release,
-            patches,
-            settings,
-            places,
-            source,
-            inputs,
-            contents,
-            changes,
-            _lock: lock,
-        })
+        Ok(Prepared { tree, release, patches, settings, places, source, inputs, contents, changes, lock })
     }
 
     /// A hash of everything that a set of the wanted components is built from and with.
@@ -94,6 +89,7 @@ impl Prepared {
     /// The tree's make, with everything that it needs.
     pub fn make(&self, jobs: usize, report: &(dyn Report + Sync)) -> Result<Make, Error> {
         let Prepared { tree, settings, places, contents, .. } = self;
+        self.lock.made.store(true, Ordering::Relaxed);
         overlay::update(&tree.root, contents, &self.changes.files, &places.source)?;
         fs::create_dir_all(places.log()).map_err(host(places.log().display()))?;
         let tools_key = contents.digest(|path| !path.starts_with("sys") && !path.starts_with("lib"));
@@ -101,6 +97,23 @@ impl Prepared {
         settings.write(places)?;
         make_wrapper(settings, places, jobs)?;
         Ok(Make::new(places, settings.target))
+    }
+}
+
+/// Keeps a tree's other builds waiting.
+struct Lock {
+    _file: File,
+    /// Whether objects may have been made.
+    made: AtomicBool,
+}
+
+impl Drop for Lock {
+    /// Make compares whole seconds: what changes in the second in which an object was made would not be newer.
+    fn drop(&mut self) {
+        if self.made.load(Ordering::Relaxed) {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            thread::sleep(Duration::from_secs(now.as_secs() + 1).saturating_sub(now) + CLOCK_LAG);
+        }
     }
 }
 
@@ -128,7 +141,7 @@ fn build_directory(tree: &Tree) -> Result<PathBuf, Error> {
     Ok(directory)
 }
 
-fn lock(directory: &Path, report: &(dyn Report + Sync)) -> Result<File, Error> {
+fn lock(directory: &Path, report: &(dyn Report + Sync)) -> Result<Lock, Error> {
     let path = directory.join("lock");
     let lock = File::create(&path).map_err(host(path.display()))?;
     if lock.try_lock().is_err() {
@@ -139,7 +152,7 @@ fn lock(directory: &Path, report: &(dyn Report + Sync)) -> Result<File, Error> {
     rustix::io::fcntl_setfd(&lock, rustix::io::FdFlags::empty())
         .map_err(io::Error::from)
         .map_err(host(path.display()))?;
-    Ok(lock)
+    Ok(Lock { _file: lock, made: AtomicBool::new(false) })
 }
 
 /// The tree's `build.sh`, for a target.
