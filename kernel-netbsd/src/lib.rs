@@ -25,8 +25,13 @@ const BOOT_TABLES: usize = 32;
 static COLLECTOR: netbsd::pci::Collector =
     netbsd::pci::Collector { map: bmk::memory::kernel_map::map_device };
 
+/// Its interfaces are the tree's.
+static XENFRONT: xenfront::Xenfront = xenfront::Xenfront {
+    networks: xenfront::Networks { attach: netbsd::virtual_interface::attach, offloads: false },
+};
+
 #[cfg(not(feature = "linux"))]
-static DRIVERS: &[&dyn rumpuser::device::Driver] = &[&COLLECTOR, &xenfront::Xenfront];
+static DRIVERS: &[&dyn rumpuser::device::Driver] = &[&COLLECTOR, &XENFRONT];
 
 #[cfg(feature = "linux")]
 use linux_programs::main;

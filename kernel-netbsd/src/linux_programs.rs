@@ -10,7 +10,7 @@ use rumpuser::{
     device::{Driver, PciDevice},
 };
 
-use crate::COLLECTOR;
+use crate::{COLLECTOR, XENFRONT};
 
 /// The class of network controllers (PCI Code and ID Assignment Specification, section 1.3).
 const NETWORK: u8 = 2;
@@ -33,7 +33,7 @@ impl Driver for NetworkOnly {
 }
 
 static DRIVERS: &[&dyn Driver] =
-    &[&NetworkOnly, &virtio::Virtio { entropy: platform_hw::add_entropy }, &xenfront::Xenfront];
+    &[&NetworkOnly, &virtio::Virtio { entropy: platform_hw::add_entropy }, &XENFRONT];
 
 /// The first thread.
 pub fn main(payload: &'static [u8], information: BootInformation) {

@@ -31,7 +31,7 @@ static DRIVERS: &[&dyn rumpuser::device::Driver] = &[
     #[cfg(feature = "e1000e")]
     &e1000e::E1000e,
     #[cfg(feature = "xen")]
-    &xenfront::Xenfront,
+    &xenfront::Xenfront { networks: xenfront::Networks::BUILT_IN },
 ];
 
 /// The machine's platform. What GRUB starts is a machine with firmware, under Xen, too.

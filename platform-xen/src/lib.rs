@@ -2,7 +2,7 @@
 //! [`XEN`] where [`detected`] says so.
 //!
 //! Interrupts are event channels: no local APIC, no firmware table is used.
-#![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(any(test, feature = "host")), no_std)]
 #![allow(unsafe_code, reason = "this crate talks to a hypervisor")]
 
 extern crate alloc;
@@ -13,6 +13,8 @@ mod console;
 mod control;
 mod cpus;
 mod events;
+#[cfg(any(test, feature = "host"))]
+pub mod fuzz;
 mod grant;
 mod hypercall;
 mod memory;

@@ -1,10 +1,16 @@
-//! Images on NetBSD component sets as domains of Xen: programs, and its disks, on an installed set where there is one.
+//! Images on NetBSD component sets as domains of Xen: programs, its disks and its network, on an installed set where there
+//! is one.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use tests::{
     Guest, bake, needs,
-    netbsd::{arguments, program, succeed},
+    netbsd::{arguments, installed, program, succeed},
     scratch, skip,
     xen::{Domain, Host},
 };
@@ -59,4 +65,83 @@ fn the_tree_keeps_files_on_a_disk_of_xen() {
     }
     succeed(Command::new("e2fsck").args(["-f", "-n"]).arg(&disk));
     let _ = (fs::remove_file(disk), fs::remove_file(configuration));
+}
+
+/// Clients of the servers, as functions of dom0's script.
+const CLIENTS: &str = r#"
+ip addr add fd09::1/64 dev xenbr0
+cat > /tmp/udhcpd.conf <<'END'
+interface xenbr0
+start 10.9.0.20
+end 10.9.0.20
+option subnet 255.255.255.0
+option router 10.9.0.1
+END
+touch /tmp/leases
+page() {
+  retry timeout 60 wget -q -O /tmp/page http://$2/page
+  section "$1" cat /tmp/page
+}
+web() {
+  page "$1 $2" $2
+  page "$1 fd09::2" "[fd09::2]"
+  timeout 60 wget -q -O - http://$2/quit
+}
+redis() {
+  retry sh -c 'echo PING | timeout 10 nc 10.9.0.2 6379 | grep PONG'
+  # Redis drops what it has not sent when its client closes: this reads until the end.
+  cat > /tmp/load <<'END'
+awk 'BEGIN { for (i = 0; i < 2000; i++) printf "SET key%d %0512d\r\nGET key%d\r\n", i, i, i; printf "QUIT\r\n" }'
+cat > /tmp/loaded
+END
+  timeout 100 nc 10.9.0.2 6379 -e sh /tmp/load
+  awk 'BEGIN { for (i = 0; i < 2000; i++) printf "+OK\r\n$512\r\n%0512d\r\n", i; printf "+OK\r\n" }' > /tmp/values
+  cmp /tmp/loaded /tmp/values || fail other values
+  timeout 60 sh -c 'echo SHUTDOWN NOSAVE | nc 10.9.0.2 6379'
+}
+"#;
+
+#[test]
+fn programs_of_both_kinds_answer_clients_in_dom0() {
+    needs!("gcc", "ld", "objcopy");
+    let Some(web) = image("xen-netbsd-http", "http.c", &[]) else { return };
+    let Some(set) = installed() else { return };
+    let Some(mut host) = Host::new() else { return };
+    let mut commands = CLIENTS.to_owned();
+    for cpus in [1, 2] {
+        let name = format!("web-{cpus}");
+        let domain = Domain::new(&name, &web).cpus(cpus).interface("00:16:3e:00:00:01");
+        let settings = "network=eth0,address=10.9.0.2/24,address=fd09::2/64";
+        host = host.domain(domain.command_line(settings));
+        let _ = writeln!(commands, "create {name}; web {name} 10.9.0.2; finish {name}");
+    }
+    // Its IPv4 address is what dom0 gives it.
+    let settings = "network=eth0,address=dhcp,address=fd09::2/64";
+    host = host.domain(Domain::new("web-dhcp", &web).interface("00:16:3e:00:00:02").command_line(settings));
+    commands +=
+        "busybox udhcpd -S /tmp/udhcpd.conf\ncreate web-dhcp; web web-dhcp 10.9.0.20; finish web-dhcp\n";
+    let mut names = vec!["web-1", "web-2", "web-dhcp"];
+    let redis = Path::new("/usr/bin/redis-server");
+    if redis.is_file() {
+        let mut words = arguments(&set, &[redis]);
+        words.extend(["--", "--save", "", "--protected-mode", "no"].map(Into::into));
+        let image = bake("xen-netbsd-redis", words);
+        for cpus in [1, 2] {
+            let name = format!("redis-{cpus}");
+            let domain = Domain::new(&name, &image).cpus(cpus).memory(128).interface("00:16:3e:00:00:03");
+            host = host.domain(domain.command_line("network=eth0,address=10.9.0.2/24"));
+            let _ = writeln!(commands, "create {name}; redis; finish {name}");
+        }
+        names.extend(["redis-1", "redis-2"]);
+    }
+    let report = host.run(&commands);
+    for name in names {
+        let console = report.exited(name, 0);
+        if name.starts_with("web") {
+            let address = if name == "web-dhcp" { "10.9.0.20" } else { "10.9.0.2" };
+            for address in [address, "fd09::2"] {
+                assert_eq!(report.section(&format!("{name} {address}")).trim(), "this is /page", "{console}");
+            }
+        }
+    }
 }

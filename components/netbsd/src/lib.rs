@@ -31,6 +31,7 @@ pub mod thread;
 pub mod time_counter;
 pub mod upcall;
 pub mod user;
+pub mod virtual_interface;
 pub mod wait;
 mod weak;
 

@@ -8,17 +8,42 @@ use crate::ring::ByteRing;
 
 /// Changes that nobody has looked at yet are kept up to this number; more than so many watches lose nothing by it, as a
 /// watcher looks at the node itself.
-const EVENTS: usize = 1024;
+pub const EVENTS: usize = 1024;
 
 /// `struct xenstore_domain_interface`.
 #[repr(C)]
 pub struct Interface {
     requests: [AtomicU8; 1024],
     answers: [AtomicU8; 1024],
-    request_consumer: AtomicU32,
-    request_producer: AtomicU32,
-    answer_consumer: AtomicU32,
-    answer_producer: AtomicU32,
+    pub request_consumer: AtomicU32,
+    pub request_producer: AtomicU32,
+    pub answer_consumer: AtomicU32,
+    pub answer_producer: AtomicU32,
+}
+
+impl Interface {
+    /// The ring of requests.
+    pub fn requests(&self) -> ByteRing<'_> {
+        ByteRing::new(&self.requests, &self.request_consumer, &self.request_producer)
+    }
+
+    /// The ring of answers and events.
+    pub fn answers(&self) -> ByteRing<'_> {
+        ByteRing::new(&self.answers, &self.answer_consumer, &self.answer_producer)
+    }
+
+    /// Empty rings, for tests and fuzzing.
+    #[cfg(any(test, feature = "host"))]
+    pub fn new() -> alloc::boxed::Box<Interface> {
+        alloc::boxed::Box::new(Interface {
+            requests: [const { AtomicU8::new(0) }; 1024],
+            answers: [const { AtomicU8::new(0) }; 1024],
+            request_consumer: AtomicU32::new(0),
+            request_producer: AtomicU32::new(0),
+            answer_consumer: AtomicU32::new(0),
+            answer_producer: AtomicU32::new(0),
+        })
+    }
 }
 
 /// See the module.
@@ -77,9 +102,7 @@ impl Connection {
     }
 
     fn send(&mut self) -> Option<bool> {
-        let interface = self.interface;
-        let ring =
-            ByteRing::new(&interface.requests, &interface.request_consumer, &interface.request_producer);
+        let ring = self.interface.requests();
         let mut sent = false;
         while !self.outgoing.is_empty() {
             let count = ring.send(self.outgoing.as_slices().0).ok()?;
@@ -93,8 +116,7 @@ impl Connection {
     }
 
     fn receive(&mut self) -> Option<bool> {
-        let interface = self.interface;
-        let ring = ByteRing::new(&interface.answers, &interface.answer_consumer, &interface.answer_producer);
+        let ring = self.interface.answers();
         let mut received = false;
         let mut bytes = [0; 256];
         loop {
@@ -131,6 +153,12 @@ impl Connection {
         }
     }
 
+    /// How many changes wait.
+    #[cfg(any(test, feature = "host"))]
+    pub fn waiting_events(&self) -> usize {
+        self.events.len()
+    }
+
     /// The next change.
     pub fn event(&mut self) -> Option<Message> {
         self.events.pop_front()
@@ -143,23 +171,7 @@ mod tests {
     use core::sync::atomic::Ordering;
 
     fn interface() -> &'static Interface {
-        Box::leak(Box::new(Interface {
-            requests: [const { AtomicU8::new(0) }; 1024],
-            answers: [const { AtomicU8::new(0) }; 1024],
-            request_consumer: AtomicU32::new(0),
-            request_producer: AtomicU32::new(0),
-            answer_consumer: AtomicU32::new(0),
-            answer_producer: AtomicU32::new(0),
-        }))
-    }
-
-    /// The daemon's end of the rings.
-    fn answers(interface: &Interface) -> ByteRing<'_> {
-        ByteRing::new(&interface.answers, &interface.answer_consumer, &interface.answer_producer)
-    }
-
-    fn requests(interface: &Interface) -> ByteRing<'_> {
-        ByteRing::new(&interface.requests, &interface.request_consumer, &interface.request_producer)
+        Box::leak(Interface::new())
     }
 
     fn message(kind: u32, request: u32, payload: &[u8]) -> Vec<u8> {
@@ -176,7 +188,7 @@ mod tests {
         let mut seen = 0;
         let mut buffer = [0; 4096];
         while connection.pump() {
-            seen += requests(interface).receive(&mut buffer).expect("indices");
+            seen += interface.requests().receive(&mut buffer).expect("indices");
         }
         assert_eq!(seen, 3016);
         let stream = [
@@ -187,7 +199,7 @@ mod tests {
         .concat();
         for byte in &stream {
             assert_eq!(connection.answer(), Ok(None));
-            assert_eq!(answers(interface).send(&[*byte]), Ok(1));
+            assert_eq!(interface.answers().send(&[*byte]), Ok(1));
             connection.pump();
         }
         assert_eq!(connection.answer().expect("sound").expect("an answer").payload, b"OK\0");
@@ -202,7 +214,7 @@ mod tests {
             let mut connection = Connection::new(interface);
             connection.request(Kind::Read, 0, b"x\0");
             connection.pump();
-            answers(interface).send(&wild).expect("room");
+            interface.answers().send(&wild).expect("room");
             connection.pump();
             if wild.len() > 100 {
                 assert_eq!(connection.answer(), Err(()));
@@ -220,9 +232,9 @@ mod tests {
         let interface = interface();
         let mut connection = Connection::new(interface);
         for _ in 0..3 * EVENTS {
-            answers(interface).send(&message(wire::WATCH_EVENT, 0, b"p\0t\0")).expect("room");
+            interface.answers().send(&message(wire::WATCH_EVENT, 0, b"p\0t\0")).expect("room");
             connection.pump();
         }
-        assert_eq!(connection.events.len(), EVENTS);
+        assert_eq!(connection.waiting_events(), EVENTS);
     }
 }

@@ -1,7 +1,7 @@
 //! Xenstore: the tree of small strings through which domains and the toolstack find and tell each other. One request is
 //! under way at a time; changes of watched nodes are handed on by a thread.
 
-mod connection;
+pub(crate) mod connection;
 pub mod wire;
 
 use alloc::{borrow::ToOwned, boxed::Box, format, string::String, sync::Arc, vec::Vec};

@@ -2,12 +2,9 @@
 //! is a PVH domain with Xen's own disks and interfaces; a disk image is an HVM domain with NICs that QEMU emulates.
 
 use super::{Deployment, Error, Plan};
-use crate::{
-    inspect,
-    launch::{
-        ImageKind, MacAddress, Nic,
-        network::{Backend, Model},
-    },
+use crate::launch::{
+    ImageKind, MacAddress, Nic,
+    network::{Backend, Model},
 };
 
 /// The most disks: `xvda` to `xvdz`.
@@ -23,20 +20,8 @@ pub enum AtEnd {
 }
 
 pub fn deploy(plan: &Plan) -> Result<Deployment, Error> {
-    check(plan)?;
     let text = configuration(plan, AtEnd::Go)?;
     Ok(Deployment { text, notes: vec![format!("save it, then: xl create -c {}.cfg", plan.name)] })
-}
-
-/// Refuses interfaces that an image has no driver for.
-pub fn check(plan: &Plan) -> Result<(), Error> {
-    let has_netbsd = plan.kind == ImageKind::Elf && inspect::component_set(plan.image.as_ref()).is_some();
-    match has_netbsd && !plan.nics.is_empty() {
-        true => plan.unsupported(
-            "gives a PVH domain interfaces that NetBSD's drivers don't know: bake the built-in components",
-        ),
-        false => Ok(()),
-    }
 }
 
 /// The domain's configuration.
@@ -55,10 +40,6 @@ pub fn configuration(plan: &Plan, end: AtEnd) -> Result<String, Error> {
     let mut disks = Vec::new();
     match plan.kind {
         ImageKind::Elf => {
-            if inspect::component_set(plan.image.as_ref()).is_some() {
-                return plan
-                    .unsupported("has no devices that NetBSD's drivers know: bake the built-in components");
-            }
             lines.push(format!("kernel = {}", string(&plan.image)));
             if !plan.command_line.is_empty() {
                 lines.push(format!("cmdline = {}", string(&plan.command_line)));

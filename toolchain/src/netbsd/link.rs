@@ -51,6 +51,7 @@ const COMPONENTS: &[&str] = &[
     "rumpnet_netinet",
     "rumpnet_netinet6",
     "rumpnet_local",
+    "rumpnet_virtif",
     "rumpfs_cd9660",
     "rumpfs_ext2fs",
     "rumpfs_ffs",

@@ -101,7 +101,6 @@ pub fn plan(options: &Options, report: &dyn Report) -> Result<Domain, Error> {
     };
     let failed = |error: deploy::Error| Error::Xen(error.to_string());
     let mut plan = deploy::plan::Plan::new(Engine::Xl, &request).map_err(failed)?;
-    xl::check(&plan).map_err(failed)?;
     if domain::is_host() {
         if options.capture.is_some() || !options.extra.is_empty() {
             return Err(Error::Unsupported("--capture and --qemu are for QEMU, not for Xen on this host"));

@@ -3,25 +3,44 @@
 #![no_std]
 
 extern crate alloc;
-#[cfg(test)]
+#[cfg(any(test, feature = "host"))]
 extern crate std;
 
 mod block;
-#[cfg(test)]
+#[cfg(any(test, feature = "host"))]
+pub mod fuzz;
+#[cfg(any(test, feature = "host"))]
 mod model;
-#[cfg(feature = "net")]
 mod net;
 mod ring;
 
 use alloc::{format, sync::Arc};
 
+use rumpnet::device::NetworkDevice;
 use rumpuser::{
     device::{Driver, XenbusDevice},
     rumpuser_console_write,
 };
 
 /// The driver to register with the platform.
-pub struct Xenfront;
+pub struct Xenfront {
+    /// Who takes network devices.
+    pub networks: Networks,
+}
+
+/// A user of network devices.
+pub struct Networks {
+    /// Takes a device into use; false if it can't.
+    pub attach: fn(Arc<dyn NetworkDevice>) -> bool,
+    /// Whether it can have the device sum and cut what it sends, and takes packets that nobody has summed or cut.
+    pub offloads: bool,
+}
+
+impl Networks {
+    /// The project's own.
+    pub const BUILT_IN: Networks =
+        Networks { attach: |device| rumpnet::interface::attach(device).is_some(), offloads: true };
+}
 
 /// A device can't be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,8 +53,7 @@ impl Driver for Xenfront {
 
     fn attach_xenbus(&self, device: &Arc<dyn XenbusDevice>) -> bool {
         let result = match device.kind() {
-            #[cfg(feature = "net")]
-            "vif" => net::attach(device),
+            "vif" => net::attach(device, &self.networks),
             "vbd" => block::attach(device),
             _ => return false,
         };

@@ -1,4 +1,4 @@
-//! A backend for tests: a device whose pages, events and values are at hand.
+//! A backend for tests and fuzzing: a device whose pages, events and values are at hand.
 
 use std::{
     boxed::Box,
@@ -69,6 +69,11 @@ impl Model {
     pub fn ring(&self, name: &str) -> Frame {
         let reference = self.published.lock().unwrap()[name].parse().unwrap();
         self.frame(reference).expect("granted")
+    }
+
+    /// Whether the backend lets go of no page.
+    pub fn keeps(&self) -> bool {
+        self.keeps.load(Ordering::SeqCst)
     }
 
     /// Raises the event.

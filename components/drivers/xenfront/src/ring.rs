@@ -70,13 +70,11 @@ impl Ring {
     }
 
     /// The slot of the next request.
-    #[cfg(feature = "net")]
     pub fn next_slot(&self) -> usize {
         (self.made & (self.size - 1)) as usize
     }
 
     /// The slot of the next answer.
-    #[cfg(feature = "net")]
     pub fn answer_slot(&self) -> usize {
         (self.taken & (self.size - 1)) as usize
     }
@@ -139,9 +137,9 @@ impl Ring {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "host"))]
 pub mod backend {
-    //! The other end, for tests.
+    //! The other end, for tests and fuzzing.
 
     use super::*;
 

@@ -19,8 +19,9 @@ use netconfig::Setup;
 use rumpuser::rumpuser_clock_monotonic;
 
 use self::interfaces::Interface;
+pub(crate) use self::interfaces::{DATAGRAM, request};
 pub use self::resolver::Changed;
-use crate::{errno::Errno, host, kernel, wait::WaitList};
+use crate::{errno::Errno, host, kernel, virtual_interface, wait::WaitList};
 
 /// How long programs wait for an address by DHCP. Most need none to begin.
 const PATIENCE: u64 = 1_000_000_000;
@@ -34,6 +35,7 @@ static PROGRESS: WaitList = WaitList::new();
 /// Configures the interfaces, and waits for a while until they have their addresses. Whoever doesn't read the kernel's
 /// `/etc/resolv.conf` has `changed` take its text.
 pub fn configure(configuration: &Configuration, changed: Option<Changed>) {
+    virtual_interface::create();
     let found = interfaces::list();
     if found.is_empty() {
         return;

@@ -3,7 +3,7 @@
 //! for one that comes in its place.
 
 mod connect;
-mod queue;
+pub mod queue;
 
 use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -151,7 +151,7 @@ impl Queue {
         let weak = Arc::downgrade(self);
         let handler = move || {
             if let Some(queue) = weak.upgrade() {
-                queue.requests.lock().complete();
+                queue.look();
             }
         };
         let channel = self.device.establish_event(cpu, Box::new(handler)).ok_or(Refused)?;
@@ -208,7 +208,7 @@ impl Queue {
     }
 
     /// Puts a request on the ring, its identifier written into it; `None` if there is no room.
-    fn submit(&self, words: &mut Words) -> Option<usize> {
+    pub fn submit(&self, words: &mut Words) -> Option<usize> {
         let thread = rumpuser_thread_current();
         let mut requests = self.requests.lock();
         if requests.state != State::Working || requests.ring.free() == 0 {
@@ -226,21 +226,31 @@ impl Queue {
         Some(index)
     }
 
+    /// A request's outcome, once it is there; its place is free then.
+    pub fn outcome(&self, index: usize) -> Option<Outcome> {
+        let mut requests = self.requests.lock();
+        let Some(slot) = requests.slots.get_mut(index) else { return Some(Outcome::Failed) };
+        let outcome = slot.outcome?;
+        let slot = core::mem::take(slot);
+        drop(requests);
+        drop(slot);
+        self.room.wake_one();
+        Some(outcome)
+    }
+
+    /// Takes the answers there are.
+    pub fn look(&self) {
+        self.requests.lock().complete();
+    }
+
     /// Waits for a request's outcome.
     fn finish(&self, index: usize) -> Outcome {
         loop {
-            let mut requests = self.requests.lock();
-            let Some(slot) = requests.slots.get_mut(index) else { return Outcome::Failed };
-            if let Some(outcome) = slot.outcome {
-                let slot = core::mem::take(slot);
-                drop(requests);
-                drop(slot);
-                self.room.wake_one();
+            if let Some(outcome) = self.outcome(index) {
                 return outcome;
             }
-            drop(requests);
             rumpuser_park(rumpuser_clock_monotonic().saturating_add(IMPATIENCE));
-            self.requests.lock().complete();
+            self.look();
         }
     }
 
@@ -266,7 +276,7 @@ impl Queue {
             if let Ok(index) = self.room.wait(deadline, || self.submit(words)) {
                 break index;
             }
-            self.requests.lock().complete();
+            self.look();
         };
         self.finish(index)
     }

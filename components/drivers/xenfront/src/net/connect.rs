@@ -26,14 +26,10 @@ const LARGEST_MTU: usize = 65535 - 14;
 /// The most queues: each has a page in every slot of its receive ring, 1 MiB.
 const QUEUES: usize = 8;
 /// What this frontend takes.
-const FEATURES: [&str; 6] = [
-    "request-rx-copy",
-    "feature-rx-notify",
-    "feature-sg",
-    "feature-gso-tcpv4",
-    "feature-gso-tcpv6",
-    "feature-ipv6-csum-offload",
-];
+const FEATURES: [&str; 3] = ["request-rx-copy", "feature-rx-notify", "feature-sg"];
+/// What it takes for those who take packets that nobody has summed or cut, and what it says otherwise.
+const OFFLOADS: [&str; 3] = ["feature-gso-tcpv4", "feature-gso-tcpv6", "feature-ipv6-csum-offload"];
+const NO_OFFLOADS: [&str; 1] = ["feature-no-csum-offload"];
 
 /// Reads `xx:xx:xx:xx:xx:xx`.
 fn hardware_address(text: &str) -> Option<HardwareAddress> {
@@ -73,7 +69,7 @@ fn queues(device: &dyn XenbusDevice) -> usize {
 }
 
 /// Sets up the device.
-pub fn open(device: &Arc<dyn XenbusDevice>) -> Result<Arc<Net>, Refused> {
+pub fn open(device: &Arc<dyn XenbusDevice>, takes_offloads: bool) -> Result<Arc<Net>, Refused> {
     meet(&**device)?;
     let address = device.frontend_value("mac").and_then(|mac| hardware_address(&mac)).ok_or(Refused)?;
     let count = queues(&**device).clamp(1, rumpuser_cpu_count().clamp(1, QUEUES));
@@ -86,9 +82,10 @@ pub fn open(device: &Arc<dyn XenbusDevice>) -> Result<Arc<Net>, Refused> {
             mtu_limit: LARGEST_MTU,
             mtu: USUAL_MTU,
             queues: count,
-            offloads: offloads(&**device),
+            offloads: if takes_offloads { offloads(&**device) } else { Offloads::empty() },
             fragment_limit: MOST_FRAGMENTS,
         },
+        takes_offloads,
         queues: (0..count).map(|_| Queue::new()).collect(),
         upcalls: OnceBox::new(),
         stopped: AtomicBool::new(false),
@@ -112,8 +109,10 @@ impl Net {
     }
 
     fn offer_rings(self: &Arc<Self>) -> Result<(), Refused> {
+        let offloads: &[&str] = if self.takes_offloads { &OFFLOADS } else { &NO_OFFLOADS };
+        let features = FEATURES.iter().chain(offloads);
         let mut values: Vec<(String, String)> =
-            FEATURES.iter().map(|feature| (feature.to_string(), "1".into())).collect();
+            features.map(|feature| (feature.to_string(), "1".into())).collect();
         let several = self.queues.len() > 1;
         if several {
             values.push(("multi-queue-num-queues".into(), self.queues.len().to_string()));
@@ -161,7 +160,7 @@ impl Net {
 
     /// Goes on with a backend that has taken the place of the one before. The channels of before are closed, or those of
     /// another domain.
-    pub(super) fn reconnect(self: &Arc<Self>) {
+    pub fn reconnect(self: &Arc<Self>) {
         if self.stopped.load(Ordering::SeqCst) {
             return;
         }

@@ -2,7 +2,7 @@
 //! and segmentation left to the backend, packets of several pages. When another backend takes the place of the one before,
 //! it gets new rings; what was on the way is lost, as on a wire.
 
-mod connect;
+pub mod connect;
 mod receive;
 #[cfg(test)]
 mod tests;
@@ -14,7 +14,6 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use once_cell::race::OnceBox;
 use rumpnet::{
     device::{DeviceStatistics, HardwareAddress, NetworkDevice, Properties, TransmitError, Upcalls},
-    interface,
     packet::{Packet, Received},
 };
 use rumpuser::{
@@ -22,7 +21,7 @@ use rumpuser::{
     sync::SpinLock,
 };
 
-use crate::{Refused, ring::Violation};
+use crate::{Networks, Refused, ring::Violation};
 use receive::Receive;
 use transmit::Transmit;
 
@@ -50,9 +49,11 @@ impl Queue {
 }
 
 /// A network device.
-struct Net {
+pub struct Net {
     device: Arc<dyn XenbusDevice>,
     properties: Properties,
+    /// Whoever uses it takes packets that nobody has summed or cut.
+    takes_offloads: bool,
     queues: Box<[Queue]>,
     upcalls: OnceBox<Box<dyn Upcalls>>,
     stopped: AtomicBool,
@@ -62,10 +63,12 @@ struct Net {
 }
 
 /// Takes a network device into use.
-pub fn attach(device: &Arc<dyn XenbusDevice>) -> Result<(), Refused> {
-    let net = connect::open(device)?;
+pub fn attach(device: &Arc<dyn XenbusDevice>, networks: &Networks) -> Result<(), Refused> {
+    let net = connect::open(device, networks.offloads)?;
     let (changing, resuming) = (Arc::downgrade(&net), Arc::downgrade(&net));
-    interface::attach(net).ok_or(Refused)?;
+    if !(networks.attach)(net) {
+        return Err(Refused);
+    }
     device.set_state_handler(Box::new(move |state| {
         if let Some(net) = changing.upgrade() {
             net.backend_changed(state);
@@ -110,7 +113,7 @@ impl Net {
         result.ok()
     }
 
-    fn backend_changed(&self, state: u32) {
+    pub fn backend_changed(&self, state: u32) {
         match state {
             // Another may come in its place.
             GONE if self.connected.swap(false, Ordering::SeqCst) => {
