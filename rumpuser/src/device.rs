@@ -150,12 +150,15 @@ pub trait XenbusDevice: Send + Sync {
     fn set_state(&self, state: u32);
     /// Waits until the backend is in one of these states, a while at most; returns the one it is in then.
     fn wait_for_backend(&self, states: &[u32]) -> u32;
-    /// Sets what is called, in thread context, whenever the backend's state may have changed.
+    /// Sets what is called, in thread context, whenever the backend's state may have changed: with 0 if it is gone, and may
+    /// come back if there is a resume handler.
     fn set_state_handler(&self, handler: Box<dyn Fn(u32) + Send + Sync>);
-    /// Sets what is called, in thread context, when the domain has been restored from a saved one, or moved: the backend is
-    /// a new one that waits for the frontend, nothing is granted any more (references still have to be ended), and no event
-    /// channel is left (their numbers must not be used). The state handler isn't called meanwhile.
-    fn set_resume_handler(&self, _handler: Box<dyn Fn() + Send + Sync>) {}
+    /// Sets what is called, in thread context, when there is another backend, which waits for the frontend: the domain has been
+    /// restored from a saved one, or moved, or the state handler has heard that the one before was gone. Nothing is granted
+    /// any more in a restored domain (references still have to be ended), and no event channel is left (their numbers
+    /// must not be used). The state handler isn't called meanwhile. The handler returns whether the driver goes on with the
+    /// device; otherwise it is attached as a new one. A backend that goes away meanwhile is no reason not to.
+    fn set_resume_handler(&self, _handler: Box<dyn Fn() -> bool + Send + Sync>) {}
     /// Lets the backend read, and write, a page. Any context. `None` without a free reference.
     fn grant(&self, frame: Frame, writable: bool) -> Option<GrantReference>;
     /// Takes the page back. False if the backend still uses it: then it stays granted, and must not be used for

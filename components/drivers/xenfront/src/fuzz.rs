@@ -53,7 +53,7 @@ fn misbehave(bytes: &mut Bytes<'_>, ring: &mut Backend, words: usize) {
             ring.claim(ring.answered);
         }
         2 => ring.claim(bytes.word()),
-        _ => ring.registers.write32(usize::from(bytes.half()) % PAGE_SIZE & !3, bytes.word()),
+        _ => ring.registers.write32((usize::from(bytes.half()) % PAGE_SIZE) & !3, bytes.word()),
     }
 }
 

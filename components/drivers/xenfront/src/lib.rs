@@ -18,7 +18,7 @@ use alloc::{format, sync::Arc};
 
 use rumpnet::device::NetworkDevice;
 use rumpuser::{
-    device::{Driver, XenbusDevice},
+    device::{Driver, XenbusDevice, xenbus_state},
     rumpuser_console_write,
 };
 
@@ -58,6 +58,7 @@ impl Driver for Xenfront {
             _ => return false,
         };
         if result.is_err() {
+            device.set_state(xenbus_state::CLOSED);
             let message = format!("xenfront: {} {} does not work\n", device.kind(), device.number());
             rumpuser_console_write(message.as_bytes());
         }

@@ -22,7 +22,7 @@ use crate::ring::backend::Backend;
 /// See the module.
 pub struct Model {
     kind: &'static str,
-    values: HashMap<String, String>,
+    values: Mutex<HashMap<String, String>>,
     published: Mutex<HashMap<String, String>>,
     grants: Mutex<HashMap<GrantReference, (Frame, bool)>>,
     next: AtomicU32,
@@ -31,6 +31,7 @@ pub struct Model {
     restarted: AtomicBool,
     stopped: AtomicBool,
     state: AtomicU32,
+    frontend: AtomicU32,
 }
 
 impl Model {
@@ -38,7 +39,9 @@ impl Model {
     pub fn new(kind: &'static str, values: &[(&str, &str)]) -> Arc<Model> {
         Arc::new(Model {
             kind,
-            values: values.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+            values: Mutex::new(
+                values.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+            ),
             published: Mutex::default(),
             grants: Mutex::default(),
             next: AtomicU32::new(8),
@@ -47,7 +50,23 @@ impl Model {
             restarted: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             state: AtomicU32::new(xenbus_state::INIT_WAIT),
+            frontend: AtomicU32::new(0),
         })
+    }
+
+    /// Changes one of the values, or the hardware address (`mac`).
+    pub fn set(&self, name: &str, value: &str) {
+        self.values.lock().unwrap().insert(name.into(), value.into());
+    }
+
+    /// What was published last under a name.
+    pub fn published(&self, name: &str) -> Option<String> {
+        self.published.lock().unwrap().get(name).cloned()
+    }
+
+    /// The state that the frontend has set last; 0 before it has.
+    pub fn frontend_state(&self) -> u32 {
+        self.frontend.load(Ordering::SeqCst)
     }
 
     /// The page of a reference.
@@ -130,14 +149,14 @@ impl XenbusDevice for Model {
 
     fn frontend_value(&self, name: &str) -> Option<String> {
         match name {
-            "mac" => Some("00:16:3e:01:02:03".into()),
+            "mac" => Some(self.backend_value(name).unwrap_or("00:16:3e:01:02:03".into())),
             "virtual-device" => Some("51712".into()),
             _ => None,
         }
     }
 
     fn backend_value(&self, name: &str) -> Option<String> {
-        self.values.get(name).cloned()
+        self.values.lock().unwrap().get(name).cloned()
     }
 
     fn publish(&self, values: &[(&str, String)]) -> bool {
@@ -147,6 +166,7 @@ impl XenbusDevice for Model {
     }
 
     fn set_state(&self, state: u32) {
+        self.frontend.store(state, Ordering::SeqCst);
         if matches!(state, xenbus_state::INITIALISED | xenbus_state::CONNECTED) {
             self.state.store(xenbus_state::CONNECTED, Ordering::SeqCst);
         }

@@ -15,7 +15,7 @@ use crate::{
 
 /// How many interfaces there can be, the loopback included. They keep their places for ever, so that looking at
 /// them takes no lock.
-const PLACES: usize = if cfg!(any(test, feature = "host")) { 1024 } else { 32 };
+const PLACES: usize = if cfg!(any(test, feature = "host")) { 1024 } else { 256 };
 
 static INTERFACES: [OnceBox<Arc<Interface>>; PLACES] = [const { OnceBox::new() }; PLACES];
 static COUNT: AtomicUsize = AtomicUsize::new(0);
@@ -91,8 +91,14 @@ fn ensure_loopback() {
     }
 }
 
-/// Takes a device into use: names it (`eth0` and on, in the order of attaching, which is that of PCI locations),
-/// turns it on, and tells the protocols. May sleep. `None` if there are too many.
+/// The first of `eth0` and on that no interface has.
+fn free_name() -> String {
+    let mut names = (0..PLACES).map(|number| format!("eth{number}"));
+    names.find(|name| by_name(name).is_none()).unwrap_or_default()
+}
+
+/// Takes a device into use: names it (`eth0` and on, in the order of attaching, which is that of PCI locations; the name of
+/// one that is gone is free again), turns it on, and tells the protocols. May sleep. `None` if there are too many.
 pub fn attach(device: Arc<dyn NetworkDevice>) -> Option<Arc<Interface>> {
     let interface = {
         let _attaching = ATTACHING.lock();
@@ -101,7 +107,7 @@ pub fn attach(device: Arc<dyn NetworkDevice>) -> Option<Arc<Interface>> {
         if count >= PLACES {
             return None;
         }
-        enter(format!("eth{}", count - 1), device)
+        enter(free_name(), device)
     };
     changed(interface.index());
     Some(interface)

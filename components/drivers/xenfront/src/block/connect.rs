@@ -30,11 +30,7 @@ pub fn attach(device: &Arc<dyn XenbusDevice>) -> Result<(), Refused> {
             disk.backend_changed(state);
         }
     }));
-    device.set_resume_handler(Box::new(move || {
-        if let Some(disk) = resuming.upgrade() {
-            disk.reconnect();
-        }
-    }));
+    device.set_resume_handler(Box::new(move || resuming.upgrade().is_some_and(|disk| disk.reconnect())));
     rumpdev::block::register(disk);
     Ok(())
 }
@@ -68,7 +64,8 @@ fn negotiate(device: &dyn XenbusDevice, queues: &[Arc<Queue>]) -> Result<Offer, 
         values.push((format!("{prefix}ring-ref"), reference.to_string()));
         values.push((format!("{prefix}event-channel"), channel.to_string()));
     }
-    if used > 1 {
+    if queues.len() > 1 {
+        // The backend before may have had more.
         values.push(("multi-queue-num-queues".into(), used.to_string()));
     }
     values.push(("protocol".into(), "x86_64-abi".into()));
@@ -102,7 +99,6 @@ pub fn open(device: &Arc<dyn XenbusDevice>) -> Result<Disk, Refused> {
     let queues = (0..count).map(|_| Queue::new(device)).collect::<Result<Vec<_>, _>>()?;
     let offer = negotiate(&**device, &queues).inspect_err(|_| {
         queues.iter().for_each(|queue| queue.abandon());
-        device.set_state(xenbus_state::CLOSED);
     })?;
     let handle = device.frontend_value("virtual-device").and_then(|value| value.trim().parse().ok());
     let disk = Disk {
@@ -133,15 +129,20 @@ impl Disk {
 
     pub(super) fn backend_changed(&self, state: u32) {
         match state {
-            xenbus_state::CLOSING | xenbus_state::CLOSED => self.fail(),
+            xenbus_state::CLOSING => self.fail(),
+            xenbus_state::CLOSED => {
+                self.fail();
+                // It has let go of all pages.
+                self.queues.iter().for_each(|queue| queue.abandon());
+            }
             // It did not take its leave: another may come.
             GONE => self.queues.iter().for_each(|queue| queue.leave(true)),
             _ => {}
         }
     }
 
-    /// Goes on with another backend.
-    pub(super) fn reconnect(&self) {
+    /// Goes on with another backend of the same disk.
+    pub(super) fn reconnect(&self) -> bool {
         self.queues.iter().for_each(|queue| queue.leave(false));
         match negotiate(&*self.device, &self.queues) {
             Ok(offer) if (offer.sectors, offer.block_size) == (self.sectors, self.block_size) => {
@@ -151,7 +152,9 @@ impl Disk {
                 self.used.store(offer.used, Ordering::SeqCst);
                 self.start();
             }
+            Err(Refused) if self.device.backend_value("state").is_none() => {}
             _ => self.fail(),
         }
+        true
     }
 }

@@ -8,7 +8,7 @@ use alloc::{
     sync::Arc,
     vec::Vec,
 };
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use once_cell::race::OnceBox;
 use rumpnet::device::{HardwareAddress, Offloads, Properties};
@@ -41,6 +41,10 @@ fn hardware_address(text: &str) -> Option<HardwareAddress> {
     parts.next().is_none().then_some(address)
 }
 
+fn address(device: &dyn XenbusDevice) -> Option<HardwareAddress> {
+    hardware_address(&device.frontend_value("mac")?)
+}
+
 /// Waits until a backend is ready for a frontend.
 fn meet(device: &dyn XenbusDevice) -> Result<(), Refused> {
     let waits = device.wait_for_backend(&[xenbus_state::INIT_WAIT]) == xenbus_state::INIT_WAIT;
@@ -71,7 +75,7 @@ fn queues(device: &dyn XenbusDevice) -> usize {
 /// Sets up the device.
 pub fn open(device: &Arc<dyn XenbusDevice>, takes_offloads: bool) -> Result<Arc<Net>, Refused> {
     meet(&**device)?;
-    let address = device.frontend_value("mac").and_then(|mac| hardware_address(&mac)).ok_or(Refused)?;
+    let address = address(&**device).ok_or(Refused)?;
     let count = queues(&**device).clamp(1, rumpuser_cpu_count().clamp(1, QUEUES));
     let net = Arc::new(Net {
         device: device.clone(),
@@ -87,6 +91,7 @@ pub fn open(device: &Arc<dyn XenbusDevice>, takes_offloads: bool) -> Result<Arc<
         },
         takes_offloads,
         queues: (0..count).map(|_| Queue::new()).collect(),
+        used: AtomicUsize::new(count),
         upcalls: OnceBox::new(),
         stopped: AtomicBool::new(false),
         connected: AtomicBool::new(false),
@@ -103,7 +108,6 @@ impl Net {
         if result.is_err() {
             self.close_events();
             self.release();
-            self.device.set_state(xenbus_state::CLOSED);
         }
         result
     }
@@ -113,11 +117,14 @@ impl Net {
         let features = FEATURES.iter().chain(offloads);
         let mut values: Vec<(String, String)> =
             features.map(|feature| (feature.to_string(), "1".into())).collect();
-        let several = self.queues.len() > 1;
-        if several {
-            values.push(("multi-queue-num-queues".into(), self.queues.len().to_string()));
+        let count = queues(&*self.device).clamp(1, self.queues.len());
+        self.used.store(count, Ordering::SeqCst);
+        let several = count > 1;
+        if self.queues.len() > 1 {
+            // The backend before may have had more.
+            values.push(("multi-queue-num-queues".into(), count.to_string()));
         }
-        for (index, queue) in self.queues.iter().enumerate() {
+        for (index, queue) in self.queues.iter().take(count).enumerate() {
             let prefix = if several { format!("queue-{index}/") } else { String::new() };
             let (mut receive, receive_reference) = Receive::new(self.device.clone())?;
             let (transmit, transmit_reference) = Transmit::new(self.device.clone())?;
@@ -158,29 +165,34 @@ impl Net {
         }
     }
 
-    /// Goes on with a backend that has taken the place of the one before. The channels of before are closed, or those of
-    /// another domain.
-    pub fn reconnect(self: &Arc<Self>) {
+    /// Goes on with a backend that has taken the place of the one before, if it offers as much. The channels of before are
+    /// closed, or those of another domain.
+    pub fn reconnect(self: &Arc<Self>) -> bool {
         if self.stopped.load(Ordering::SeqCst) {
-            return;
+            return false;
         }
         self.connected.store(false, Ordering::SeqCst);
         self.queues.iter().for_each(|queue| queue.channel.store(0, Ordering::SeqCst));
         self.release();
+        self.upcall(|upcalls| upcalls.link_changed());
         let device = &*self.device;
         // What the interface knows of the device has to hold.
         let fits = meet(device).is_ok()
-            && offloads(device).contains(self.properties.offloads)
-            && queues(device) >= self.queues.len();
+            && address(device) == Some(self.properties.address)
+            && offloads(device).contains(self.properties.offloads);
         if !fits || self.connect().is_err() {
-            device.set_state(xenbus_state::CLOSED);
-            return self.upcall(|upcalls| upcalls.gone());
+            let gone = device.backend_value("state").is_none();
+            if !gone {
+                self.upcall(|upcalls| upcalls.gone());
+            }
+            return gone;
         }
         self.moved.store(true, Ordering::SeqCst);
         self.upcall(|upcalls| upcalls.link_changed());
-        for (index, queue) in self.queues.iter().enumerate() {
-            queue.full.store(true, Ordering::SeqCst);
+        for index in 0..self.used() {
+            self.queues[index].full.store(true, Ordering::SeqCst);
             self.interrupt(index);
         }
+        true
     }
 }

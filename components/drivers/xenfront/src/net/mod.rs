@@ -9,7 +9,7 @@ mod tests;
 mod transmit;
 
 use alloc::{boxed::Box, sync::Arc};
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use once_cell::race::OnceBox;
 use rumpnet::{
@@ -55,6 +55,8 @@ pub struct Net {
     /// Whoever uses it takes packets that nobody has summed or cut.
     takes_offloads: bool,
     queues: Box<[Queue]>,
+    /// How many of them the backend has.
+    used: AtomicUsize,
     upcalls: OnceBox<Box<dyn Upcalls>>,
     stopped: AtomicBool,
     connected: AtomicBool,
@@ -74,11 +76,7 @@ pub fn attach(device: &Arc<dyn XenbusDevice>, networks: &Networks) -> Result<(),
             net.backend_changed(state);
         }
     }));
-    device.set_resume_handler(Box::new(move || {
-        if let Some(net) = resuming.upgrade() {
-            net.reconnect();
-        }
-    }));
+    device.set_resume_handler(Box::new(move || resuming.upgrade().is_some_and(|net| net.reconnect())));
     Ok(())
 }
 
@@ -98,11 +96,18 @@ impl Net {
         }
     }
 
+    /// The event of a pair of rings.
     fn interrupt(&self, index: usize) {
         if self.queues[index].full.swap(false, Ordering::SeqCst) {
-            self.upcall(|upcalls| upcalls.room(index));
+            let sharing = (index..self.queues.len()).step_by(self.used());
+            sharing.for_each(|queue| self.upcall(|upcalls| upcalls.room(queue)));
         }
         self.upcall(|upcalls| upcalls.interrupt(index));
+    }
+
+    /// How many of the queues have rings.
+    fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed).max(1)
     }
 
     /// Gives a device up whose backend doesn't keep to the protocol.
@@ -114,19 +119,28 @@ impl Net {
     }
 
     pub fn backend_changed(&self, state: u32) {
+        let stopped = self.stopped.load(Ordering::SeqCst);
         match state {
             // Another may come in its place.
-            GONE if self.connected.swap(false, Ordering::SeqCst) => {
-                self.close_events();
-                self.release();
-                self.upcall(|upcalls| upcalls.link_changed());
-            }
-            xenbus_state::CLOSING | xenbus_state::CLOSED if self.connected.swap(false, Ordering::SeqCst) => {
+            GONE if !stopped => self.disconnect(),
+            xenbus_state::CLOSING | xenbus_state::CLOSED | GONE => {
+                self.connected.store(false, Ordering::SeqCst);
                 self.upcall(|upcalls| upcalls.gone());
                 self.stop();
-                self.device.set_state(xenbus_state::CLOSED);
+                // The interface keeps the device for ever.
+                if state != xenbus_state::CLOSING {
+                    self.release();
+                }
             }
             _ => {}
+        }
+    }
+
+    fn disconnect(&self) {
+        if self.connected.swap(false, Ordering::SeqCst) {
+            self.close_events();
+            self.release();
+            self.upcall(|upcalls| upcalls.link_changed());
         }
     }
 
@@ -152,6 +166,10 @@ impl NetworkDevice for Net {
     fn stop(&self) {
         if !self.stopped.swap(true, Ordering::SeqCst) {
             self.close_events();
+            if self.queues.iter().any(|queue| queue.transmit.lock().is_some()) {
+                // So that the backend lets go of the pages.
+                self.device.set_state(xenbus_state::CLOSED);
+            }
         }
     }
 
@@ -159,7 +177,7 @@ impl NetworkDevice for Net {
         if self.stopped.load(Ordering::Relaxed) {
             return Err(TransmitError::Refused);
         }
-        let queue = &self.queues[queue];
+        let queue = &self.queues[queue % self.used()];
         let mut transmit = queue.transmit.lock();
         let Some(transmit) = &mut *transmit else { return Err(TransmitError::Refused) };
         if transmit.is_low() {
@@ -181,7 +199,7 @@ impl NetworkDevice for Net {
     }
 
     fn flush(&self, queue: usize) {
-        let queue = &self.queues[queue];
+        let queue = &self.queues[queue % self.used()];
         if !self.stopped.load(Ordering::Relaxed) && queue.transmit.lock().as_mut().is_some_and(Transmit::show)
         {
             self.notify(queue);

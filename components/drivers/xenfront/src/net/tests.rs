@@ -6,7 +6,7 @@ use rumpnet::{
     device::{NetworkDevice, Offloads, TransmitError},
     packet::{Chain, Checksum, Packet, Received, Segmentation},
 };
-use rumpuser::device::XenbusDevice;
+use rumpuser::device::{XenbusDevice, xenbus_state};
 
 use super::{Net, connect::open};
 use crate::{model::Model, ring::backend::Backend};
@@ -195,7 +195,7 @@ fn another_backend_gets_new_rings() {
     assert_eq!(bench.net.transmit(0, &mut packet(54, 10)), Err(TransmitError::Refused));
     assert!(received(&bench).is_empty() && !bench.net.arm(0));
     bench.model.restart();
-    bench.net.reconnect();
+    assert!(bench.net.reconnect());
     assert!(bench.net.link_up() && bench.net.wants_announcement() && !bench.net.wants_announcement());
     assert_eq!(bench.model.granted(), granted);
     bench.transmit = Backend::of(bench.model.ring("tx-ring-ref"), 12);
@@ -224,4 +224,60 @@ fn every_cpu_has_its_rings_where_the_backend_has_as_many() {
     }
     drop(net);
     assert_eq!(model.granted(), 0);
+}
+
+#[test]
+fn a_backend_that_offers_less_has_a_new_device() {
+    for (name, value) in [("mac", "00:16:3e:01:02:04"), ("feature-gso-tcpv4", "0"), ("feature-sg", "0")] {
+        let bench = bench();
+        bench.net.backend_changed(0);
+        bench.model.restart();
+        bench.model.set(name, value);
+        bench.model.set("state", "2");
+        assert!(!bench.net.reconnect() && !bench.net.link_up());
+        assert_eq!(bench.model.granted(), 0);
+    }
+    // It went away while the frontend was about to connect.
+    let bench = bench();
+    bench.net.backend_changed(0);
+    bench.model.set("feature-sg", "0");
+    assert!(bench.net.reconnect() && !bench.net.link_up());
+}
+
+#[test]
+fn a_backend_that_closes_gets_its_pages_taken_away() {
+    let bench = bench();
+    assert_eq!(bench.net.transmit(0, &mut packet(54, 3000)), Ok(()));
+    bench.net.backend_changed(xenbus_state::CLOSING);
+    assert_eq!(bench.model.frontend_state(), xenbus_state::CLOSED);
+    // It may still write to them.
+    assert!(bench.model.granted() > 0 && !bench.net.link_up());
+    assert_eq!(bench.net.transmit(0, &mut packet(54, 10)), Err(TransmitError::Refused));
+    bench.net.backend_changed(xenbus_state::CLOSED);
+    assert_eq!(bench.model.granted(), 0);
+    assert!(!bench.net.reconnect());
+}
+
+#[test]
+fn a_backend_with_fewer_queues_serves_them_all() {
+    let several = [("multi-queue-max-queues", "4")];
+    let model = Model::new("vif", &[&FEATURES[..], &several].concat());
+    let device: Arc<dyn XenbusDevice> = model.clone();
+    let net = open(&device, true).expect("a device");
+    let count = net.properties().queues;
+    net.backend_changed(0);
+    model.restart();
+    model.set("multi-queue-max-queues", "1");
+    assert!(net.reconnect());
+    if count > 1 {
+        assert_eq!(model.published("multi-queue-num-queues").as_deref(), Some("1"));
+    }
+    let mut transmit = Backend::of(model.ring("tx-ring-ref"), 12);
+    for queue in 0..count {
+        assert_eq!(net.transmit(queue, &mut packet(54, 10)), Ok(()));
+        net.flush(queue);
+        assert!(transmit.request().is_some());
+        assert_eq!(net.receive(queue, 10, &mut |_| panic!("nothing came")), 0);
+        assert!(!net.arm(queue));
+    }
 }
