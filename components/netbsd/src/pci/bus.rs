@@ -145,7 +145,13 @@ pub mod tests {
         location: (u16, u8, u8, u8),
         header: u32,
         command: InterruptLock<u32>,
+        /// Of MSI-X, whose capability it has if there are any.
+        vectors: u32,
     }
+
+    /// Where that capability is.
+    const MSI_X: u16 = 0x40;
+    const MSI_X_CONTROL: u16 = MSI_X + 2;
 
     impl PciDevice for Fake {
         fn location(&self) -> (u16, u8, u8, u8) {
@@ -161,6 +167,7 @@ pub mod tests {
             match offset {
                 COMMAND => *self.command.lock(),
                 HEADER_TYPE => self.header,
+                MSI_X_CONTROL => self.vectors - 1,
                 _ => 0,
             }
         }
@@ -170,7 +177,7 @@ pub mod tests {
             }
         }
         fn capabilities(&self, _identifier: u8) -> Vec<u16> {
-            Vec::new()
+            if self.vectors > 0 { vec![MSI_X] } else { Vec::new() }
         }
         fn map_bar(&self, _bar: u8) -> Option<rumpuser::device::Registers> {
             None
@@ -182,7 +189,18 @@ pub mod tests {
     }
 
     fn fake(bus: u8, device: u8, function: u8, header: u32) -> Arc<dyn PciDevice> {
-        Arc::new(Fake { location: (0, bus, device, function), header, command: InterruptLock::new(3) })
+        Arc::new(Fake {
+            location: (0, bus, device, function),
+            header,
+            command: InterruptLock::new(3),
+            vectors: 0,
+        })
+    }
+
+    /// A function with vectors of MSI-X.
+    pub fn with_vectors(vectors: u32) -> Arc<Function> {
+        let command = InterruptLock::new(3);
+        Function::new(Arc::new(Fake { location: (0, 0, 0, 0), header: 0, command, vectors }))
     }
 
     fn places(found: Vec<Arc<dyn PciDevice>>) -> Vec<(Place, u8)> {

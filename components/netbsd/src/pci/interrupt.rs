@@ -1,7 +1,7 @@
 //! Interrupts of PCI functions: a thread each, on the CPU that the interrupt arrives on.
 //!
-//! A function with the MSI capability signals by a message, whatever its driver thinks; others by their pin. MSI-X isn't
-//! used: it moves registers of legacy virtio devices, whose drivers must know.
+//! A function whose driver asks for vectors of MSI-X signals by them ([`super::messages`]). Another with the MSI capability
+//! signals by one message, whatever its driver thinks; others by their pin.
 
 use alloc::{boxed::Box, string::String, sync::Arc, vec::Vec};
 use core::{
@@ -14,7 +14,10 @@ use rumpuser::{
     sync::{InterruptLock, SpinLock},
 };
 
-use super::bus::{self, Function};
+use super::{
+    bus::{self, Function},
+    messages,
+};
 use crate::{
     errno::{ENXIO, Errno},
     thread, upcall,
@@ -41,8 +44,13 @@ pub extern "C" fn rumpcomp_pci_irq_map(
     }
 }
 
+/// The function that a cookie stands for.
+pub fn function(cookie: c_uint) -> Option<Arc<Function>> {
+    COOKIES.lock().iter().find(|(known, _)| *known == cookie).map(|(_, found)| found.clone())
+}
+
 /// What a function's interrupt thread and its handler share.
-struct Line {
+pub struct Line {
     function: Arc<Function>,
     thread: InterruptLock<Option<Thread>>,
     raised: AtomicBool,
@@ -53,7 +61,19 @@ struct Line {
 }
 
 impl Line {
-    fn interrupt(&self) {
+    /// One without a thread: its interrupts are remembered until it has one.
+    pub fn new(function: Arc<Function>) -> Arc<Self> {
+        Arc::new(Line {
+            function,
+            thread: InterruptLock::new(None),
+            raised: AtomicBool::new(false),
+            cpu: AtomicUsize::new(rumpuser_cpu()),
+            is_pin: AtomicBool::new(false),
+        })
+    }
+
+    /// Has the line's thread call the driver's handler. Interrupts are disabled.
+    pub fn interrupt(&self) {
         if self.is_pin.load(Ordering::Relaxed) {
             self.function.set_pin(false);
         }
@@ -110,25 +130,26 @@ impl Handler {
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn rumpcomp_pci_irq_establish(
     cookie: c_uint,
-    function: unsafe extern "C" fn(*mut c_void) -> c_int,
+    handler: unsafe extern "C" fn(*mut c_void) -> c_int,
     argument: *mut c_void,
 ) -> *mut c_void {
-    let found = COOKIES.lock().iter().find(|(known, _)| *known == cookie).map(|(_, found)| found.clone());
-    let Some(found) = found else { return core::ptr::null_mut() };
-    let line = Arc::new(Line {
-        function: found,
-        thread: InterruptLock::new(None),
-        raised: AtomicBool::new(false),
-        cpu: AtomicUsize::new(rumpuser_cpu()),
-        is_pin: AtomicBool::new(false),
-    });
-    let (served, handler) = (line.clone(), Handler { function, argument });
+    let vector = messages::find(cookie);
+    let is_vector = vector.is_some();
+    let Some(line) = vector.or_else(|| function(cookie).map(Line::new)) else {
+        return core::ptr::null_mut();
+    };
+    let (served, handler) = (line.clone(), Handler { function: handler, argument });
     let Ok(thread) =
         thread::spawn(String::from("interrupt"), CpuSet::MAX, Box::new(move || handler.serve(&served)))
     else {
         return core::ptr::null_mut();
     };
-    *line.thread.lock() = Some(thread);
+    *line.thread.lock() = Some(thread.clone());
+    if is_vector {
+        // It may have been raised before it had a thread.
+        thread.unpark();
+        return Arc::into_raw(line).cast_mut().cast();
+    }
     line.function.enable_bus_master();
     let raised = line.clone();
     if !line.function.device.establish_message_interrupt(Box::new(move || raised.interrupt())) {

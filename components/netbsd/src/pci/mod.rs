@@ -6,6 +6,7 @@
 pub mod bus;
 pub mod interrupt;
 pub mod memory;
+pub mod messages;
 
 use alloc::sync::Arc;
 use core::ffi::{c_int, c_uint};
