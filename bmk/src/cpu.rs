@@ -299,12 +299,12 @@ pub fn initialise_tables(cpu: &'static Cpu) -> Result<(), OutOfMemory> {
     let task = cpu.task.get();
     // SAFETY: the CPU sets up its own tables, once, with interrupts disabled; the stacks are never freed.
     unsafe {
-        // One stack in parts: most for faults that the kernel doesn't survive (double fault, machine check), little
-        // for entries that only push a frame and move on.
+        // One stack in parts: most for faults that the kernel may not survive, little for entries that only push a frame
+        // and move on.
         let top = stack::allocate()? as u64;
         let small = |number| top - FATAL_STACK - number * ENTRY_STACK;
         (*task).privilege_stacks[0] = small(0);
-        (*task).interrupt_stacks = [small(1), small(2), top, top, small(3), 0, 0];
+        (*task).interrupt_stacks = [small(1), small(2), top, top, small(3), top, 0];
         let gdt = cpu.gdt.get();
         let base = task as u64;
         (*gdt)[7] = (size_of::<TaskState>() as u64 - 1)

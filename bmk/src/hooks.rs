@@ -1,6 +1,9 @@
-//! What the platform tells the components without knowing them: console input and the request to stop.
+//! What the platform tells the components without knowing them: console input, the request to stop, and
+//! traps of programs that run in the kernel's mode.
 
 use core::sync::atomic::{AtomicPtr, Ordering};
+
+use rumpuser::MachineTrap;
 
 static INPUT: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 static STOP: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
@@ -16,6 +19,26 @@ pub fn set_console_input(handler: fn(bytes: &[u8])) {
 pub fn set_stop_handler(handler: fn()) {
     STOP.store(handler as *mut (), Ordering::Release);
     crate::console::registered();
+}
+
+static TRAP: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+
+/// Behind `rumpuser_set_trap_handler`.
+pub fn set_trap_handler(handler: fn(&mut MachineTrap) -> bool) {
+    TRAP.store(handler as *mut (), Ordering::Release);
+}
+
+/// Whether somebody handles traps of kernel code.
+pub(crate) fn handles_traps() -> bool {
+    !TRAP.load(Ordering::Acquire).is_null()
+}
+
+/// Asks the handler of traps, if there is one.
+pub(crate) fn trap(trap: &mut MachineTrap) -> bool {
+    let handler = TRAP.load(Ordering::Acquire);
+    // SAFETY: only `set_trap_handler` stores here, and it stores a function of this type.
+    !handler.is_null()
+        && unsafe { core::mem::transmute::<*mut (), fn(&mut MachineTrap) -> bool>(handler)(trap) }
 }
 
 /// Whether anyone takes console input.

@@ -4,8 +4,8 @@ use alloc::{string::String, sync::Arc};
 use core::{arch::asm, sync::atomic::Ordering};
 
 use rumpuser::{
-    CpuSet, CpuStatistics, Frame, Halt, MemoryStatistics, OutOfMemory, Pmap, Presence, Thread, ThreadSpec,
-    Trap, UserContext, user::Fault,
+    CpuSet, CpuStatistics, Frame, Halt, MachineTrap, MemoryStatistics, OutOfMemory, Pmap, Presence, Thread,
+    ThreadSpec, Trap, UserContext, user::Fault,
 };
 
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     },
     platform::platform,
     schedule,
-    trap::{constant, extended, user},
+    trap::{self, constant, extended, user},
 };
 
 /// The implementation.
@@ -63,7 +63,9 @@ impl rumpuser::Hypercalls for Kernel {
 
     fn rumpuser_set_thread_pointer(address: usize) {
         let state = machine::interrupts_disable();
-        cpu::current_thread().thread_pointer.set(address as u64);
+        if cpu::current_thread().thread_pointer.replace(address as u64) == 0 {
+            extended::begin_control();
+        }
         // SAFETY: kernel code of ours leaves FS alone; whoever runs in user mode gets its own loaded before.
         unsafe { machine::wrmsr(machine::MSR_FS_BASE, address as u64) };
         cpu::current().loaded_fs.set(u64::MAX >> 1);
@@ -245,6 +247,26 @@ impl rumpuser::Hypercalls for Kernel {
 
     fn rumpuser_extended_state_load(context: &mut UserContext, area: &[u8]) {
         extended::load(context, area);
+    }
+
+    fn rumpuser_set_trap_handler(handler: fn(&mut MachineTrap) -> bool) {
+        hooks::set_trap_handler(handler);
+    }
+
+    fn rumpuser_set_trap_stack(top: usize) {
+        cpu::current_thread().trap_stack.set(top as u64 & !15);
+    }
+
+    fn rumpuser_trap_state_save(context: &UserContext, area: &mut [u8]) -> usize {
+        extended::save_trapped(context, area)
+    }
+
+    fn rumpuser_resume(context: &UserContext, area: &[u8]) -> ! {
+        trap::resume(context, area)
+    }
+
+    fn rumpuser_copy_guarded(source: usize, destination: usize, length: usize) -> usize {
+        access::copy_guarded(source, destination, length)
     }
 
     fn rumpuser_console_write(bytes: &[u8]) {

@@ -10,7 +10,7 @@ use rumpuser::Halt;
 use crate::{
     console::Console,
     cpu, machine,
-    memory::{layout, stack},
+    memory::layout,
     platform::{WAKE_VECTOR, platform},
     trap::frame::KernelFrame,
 };
@@ -135,17 +135,34 @@ impl fmt::Display for Address {
     }
 }
 
+/// Whether there is something at an address, in what the CPU has loaded: a stack of the kernel's or of a program's.
+fn is_mapped(address: usize) -> bool {
+    // SAFETY: the tables that the CPU has loaded.
+    let mut current = unsafe { layout::table(machine::cr3()) };
+    let canonical = (address << 16) as isize >> 16 == address as isize;
+    for level in (0..4).rev() {
+        let value = current[layout::index(address, level)].load(Ordering::Relaxed);
+        if !canonical || value & layout::entry::PRESENT == 0 {
+            return false;
+        }
+        if level == 0 || value & layout::entry::LARGE != 0 {
+            break;
+        }
+        // SAFETY: as above.
+        current = unsafe { layout::table(value) };
+    }
+    true
+}
+
 fn backtrace(out: &mut Console, mut base: u64) {
     for _ in 0..32 {
         let address = base as usize;
-        let mapped = (layout::STACKS..layout::DEVICES).contains(&address) && !stack::is_guard(address)
-            || (layout::KERNEL_BASE..usize::MAX - 16).contains(&address);
-        if !mapped || !address.is_multiple_of(8) {
+        if !address.is_multiple_of(16) || !is_mapped(address) {
             break;
         }
-        // SAFETY: a frame pointer into a kernel stack: the caller's frame pointer and the return address.
+        // SAFETY: the address is mapped: the caller's frame pointer and the return address, if it is a frame pointer.
         let [next, back] = unsafe { *(address as *const [u64; 2]) };
-        if back == 0 {
+        if !(layout::KERNEL_BASE as u64..u64::MAX).contains(&back) {
             break;
         }
         let _ = writeln!(out, "  by {}", Address(back - 1));

@@ -17,8 +17,8 @@ use std::{
 };
 
 use crate::{
-    CpuSet, Frame, Halt, Hypercalls, MemoryStatistics, NEVER, OutOfMemory, Pmap, Presence, Protection,
-    Thread, ThreadOperations, ThreadSpec, Trap, UserContext, memory::PAGE_SIZE, user::Fault,
+    CpuSet, Frame, Halt, Hypercalls, MachineTrap, MemoryStatistics, NEVER, OutOfMemory, Pmap, Presence,
+    Protection, Thread, ThreadOperations, ThreadSpec, Trap, UserContext, memory::PAGE_SIZE, user::Fault,
 };
 
 /// The host as a platform.
@@ -420,6 +420,24 @@ impl Hypercalls for Host {
     }
 
     fn rumpuser_extended_state_load(_context: &mut UserContext, _area: &[u8]) {}
+
+    fn rumpuser_set_trap_handler(_handler: fn(&mut MachineTrap) -> bool) {}
+
+    fn rumpuser_set_trap_stack(_top: usize) {}
+
+    fn rumpuser_trap_state_save(_context: &UserContext, _area: &mut [u8]) -> usize {
+        0
+    }
+
+    fn rumpuser_resume(_context: &UserContext, _area: &[u8]) -> ! {
+        panic!("the host platform interrupts no code")
+    }
+
+    fn rumpuser_copy_guarded(source: usize, destination: usize, length: usize) -> usize {
+        // SAFETY: tests name memory of theirs.
+        unsafe { std::ptr::copy(source as *const u8, destination as *mut u8, length) };
+        0
+    }
 
     fn rumpuser_console_write(bytes: &[u8]) {
         std::print!("{}", String::from_utf8_lossy(bytes));

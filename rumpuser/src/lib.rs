@@ -21,7 +21,7 @@ pub mod sync;
 pub mod user;
 
 pub use memory::{Frame, MemoryStatistics, Pmap, Protection};
-pub use user::{Trap, UserContext};
+pub use user::{MachineTrap, Trap, UserContext, VectorRegisters};
 
 /// A deadline that never comes.
 pub const NEVER: u64 = u64::MAX;
@@ -216,6 +216,24 @@ macro_rules! with_hypercalls {
         /// Loads the extended state that `save` wrote; sanitises what the CPU would refuse. An empty
         /// `area` loads the initial state.
         fn rumpuser_extended_state_load(context: &mut $crate::UserContext, area: &[u8]);
+
+        // ---- programs in the kernel's mode
+        /// Sets who handles traps of threads that have a pointer register ([`rumpuser_set_thread_pointer`]), and interrupts
+        /// of those whose interrupt flag is set while they run on other stacks ([`rumpuser_set_trap_stack`]). It runs on
+        /// the thread's kernel stack, with interrupts as they were; it must not sleep if the code is to go on, and returns
+        /// whether it is, with the context as it is then.
+        fn rumpuser_set_trap_handler(handler: fn(trap: &mut $crate::MachineTrap) -> bool);
+        /// While the calling thread runs on another stack than its own, traps and interrupts use its own below `top`, and
+        /// write nothing to the other. 0: it leaves its stack no more.
+        fn rumpuser_set_trap_stack(top: usize);
+        /// Writes the extended state of the code that trapped to `area` (as [`rumpuser_extended_state_save`]), in the
+        /// handler, and leaves the initial state; returns its length. With `area` too small (or empty), nothing is done.
+        fn rumpuser_trap_state_save(context: &$crate::UserContext, area: &mut [u8]) -> usize;
+        /// Goes on in the kernel's mode with these registers and extended state; sanitises what the CPU would refuse.
+        fn rumpuser_resume(context: &$crate::UserContext, area: &[u8]) -> !;
+        /// Copies `length` bytes from one address to another, of which either may be bad; returns how many bytes at the end
+        /// were not copied.
+        fn rumpuser_copy_guarded(source: usize, destination: usize, length: usize) -> usize;
 
         // ---- console, entropy, machine
         /// Writes to the console.

@@ -78,6 +78,21 @@ pub enum Trap {
     },
 }
 
+/// A trap or an interrupt of code that runs in the kernel's mode, as its handler sees it
+/// (`rumpuser_set_trap_handler`).
+pub struct MachineTrap {
+    /// The exception (Intel SDM volume 3, table 6-1), or an interrupt's vector (32 and on).
+    pub vector: u8,
+    /// As pushed by the CPU; 0 where it pushes none.
+    pub error: u64,
+    /// For page faults, the address accessed.
+    pub address: usize,
+    /// The access may fail: it is one of `rumpuser_copy_guarded` and its like.
+    pub guarded: bool,
+    /// The registers, with which the code goes on when the trap was handled.
+    pub context: UserContext,
+}
+
 /// A user address could not be accessed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fault;

@@ -7,7 +7,7 @@ use tests::{
     bake, checkout,
     guest::Guest,
     needs,
-    netbsd::{arguments, compile, installed, program, source, succeed, tools},
+    netbsd::{arguments, compile, installed, program, program_with, source, succeed, tools},
     rumprun_bake, scratch, skip,
 };
 use toolchain::netbsd::{set::Set, wrapper};
@@ -55,6 +55,7 @@ fn components_of_our_tree_make_their_hypercalls() {
             "page at offset 0\n",
             &format!("{cpus} CPUs,   abc|-7    |00ab, absent: 2\n"),
             "execve: not possible in an image\n",
+            "fault 111 at 4660\n",
             "loop: 42\n",
             "last two, local 5 0, constructed 1, execve -1 78, answer 42\n",
         ] {
@@ -262,6 +263,49 @@ fn signals_of_timers_reach_programs() {
 }
 
 #[test]
+fn traps_are_signals() {
+    needs!("gcc", "ld", "objcopy", "qemu-system-x86_64");
+    let Some((set, program)) = program_with("traps.c", &["-lm"]) else { return };
+    let image = bake("netbsd-traps", arguments(&set, &[&program]));
+    for cpus in [1, 2] {
+        let outcome = Guest::new(&image).cpus(cpus).run();
+        let console = outcome.exited(0);
+        assert!(
+            console.contains("memory\ninstructions\narithmetic\ncontexts\nstacks\nrounding\ncalls\n"),
+            "{console}"
+        );
+    }
+    for (word, status, line) in [
+        ("memory", 128 + 11, ": ended by signal 11: memory fault at 0x"),
+        ("float", 128 + 8, ": ended by signal 8: arithmetic exception at 0x"),
+        ("instruction", 128 + 4, ": ended by signal 4: illegal instruction at 0x"),
+        ("overflow", 128 + 11, ": ended by signal 11: memory fault at 0x"),
+    ] {
+        let outcome = Guest::new(&image).arguments([word]).run();
+        let console = outcome.exited(status);
+        assert!(console.contains(line), "{line:?} is not in:\n{console}");
+    }
+    // What traps in the platform or the kernel's components is a bug of theirs.
+    let outcome = Guest::new(&image).arguments(["kernel"]).run();
+    assert!(outcome.console.contains("kernel panic: page fault"), "{}", outcome.console);
+    assert!(outcome.console.contains("__sigaction14"), "{}", outcome.console);
+}
+
+#[test]
+fn threads_that_compute_get_signals() {
+    needs!("gcc", "ld", "objcopy", "qemu-system-x86_64");
+    let Some((set, program)) = program_with("spin.c", &["-lm"]) else { return };
+    let image = bake("netbsd-spin", arguments(&set, &[&program]));
+    for cpus in [1, 2] {
+        let outcome = Guest::new(&image).cpus(cpus).run();
+        let console = outcome.exited(0);
+        assert!(console.contains("alarms\nregisters\nheld off\njumps\n"), "{console}");
+    }
+    let outcome = Guest::new(&image).arguments(["for ever"]).run();
+    assert!(outcome.exited(128 + 14).contains(": ended by signal 14\n"));
+}
+
+#[test]
 fn address_space_is_more_than_memory() {
     needs!("gcc", "ld", "objcopy", "qemu-system-x86_64");
     let Some((set, program)) = program("memory.c") else { return };
@@ -271,6 +315,11 @@ fn address_space_is_more_than_memory() {
         let console = outcome.exited(0);
         assert!(console.contains("no more memory\nmemory again\n"), "{console}");
     }
+    // As after SIGKILL.
+    let outcome = Guest::new(&image).memory("64M").arguments(["use"]).run();
+    let console = outcome.exited(128 + 9);
+    assert!(console.contains("to the end\n"), "{console}");
+    assert!(console.contains(": ended by signal 9: no memory for a page at its first use"), "{console}");
 }
 
 #[test]

@@ -153,6 +153,12 @@ pub fn copyout(source: &[u8], destination: usize) -> usize {
     unsafe { copy(destination, source.as_ptr() as usize, source.len()) }
 }
 
+/// See `rumpuser_copy_guarded`.
+pub fn copy_guarded(source: usize, destination: usize, length: usize) -> usize {
+    // SAFETY: faults end the copy; what may be written to is the caller's to know.
+    unsafe { copy(destination, source, length) }
+}
+
 fn word(address: usize, access: impl FnOnce() -> u64) -> Result<u32, Fault> {
     if !in_user_half(address, 4) || !address.is_multiple_of(4) {
         return Err(Fault);

@@ -13,7 +13,8 @@ use crate::lock::IrqLock;
 
 /// Bytes of a stack.
 pub const SIZE: usize = 32 << 10;
-const SLOT: usize = 64 << 10;
+/// Distance between stacks, each of which ends at a multiple of it.
+pub const SLOT: usize = 64 << 10;
 /// How many unused stacks stay mapped.
 const KEEP: usize = 32;
 

@@ -38,6 +38,8 @@ use thread::{Thread, state};
 
 /// How long a thread runs while others wait.
 const SLICE: u64 = 3_000_000;
+/// Between looks at a thread that was asked for something where it can't hear it.
+const LOOK: u64 = 1_000_000;
 /// How far ahead of the first in the queue a thread may get before it yields to a newcomer.
 const GRANULARITY: u64 = 500_000;
 /// How far before the others a thread that slept may be placed.
@@ -332,6 +334,14 @@ pub fn preempt_from_interrupt() {
             extended::load_preempted(thread);
         }
     }
+}
+
+/// Has the timer fire soon, for another look at the running thread. Interrupts are disabled.
+pub fn look_again() {
+    let (cpu, now) = (cpu::current(), clock::now());
+    let slice_end = &cpu.scheduler.slice_end;
+    slice_end.set(slice_end.get().min(now + LOOK));
+    arm(cpu, now);
 }
 
 /// Whether the calling code may sleep.

@@ -82,6 +82,7 @@ pub fn switch(cpu: &Cpu, previous: &Thread, next: &Thread) {
     let switches = &cpu.scheduler.switches;
     switches.store(switches.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     extended::save_at_switch(cpu, previous);
+    extended::switch_control(previous, next);
     if !next.space.get().is_null() {
         // SAFETY: the thread holds the reference behind its pointer.
         unsafe { load_space(cpu, next.space.get()) };

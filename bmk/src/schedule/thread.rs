@@ -13,7 +13,10 @@ use super::queue;
 use crate::{
     cpu,
     memory::{space::AddressSpace, stack},
-    trap::{constant::Constants, extended::Extended},
+    trap::{
+        constant::Constants,
+        extended::{Extended, FloatControl},
+    },
 };
 
 /// What a thread is doing.
@@ -71,6 +74,10 @@ pub struct Thread {
     pub curlwp: AtomicPtr<()>,
     /// The FS base of a thread that runs components in C; 0 for all others.
     pub thread_pointer: Cell<u64>,
+    /// Where traps and interrupts begin on its stack while it runs on another one; 0 for threads that don't.
+    pub trap_stack: Cell<u64>,
+    /// Floating-point control while it doesn't run, of a thread that runs components in C.
+    pub float_control: Cell<FloatControl>,
     presence: UnsafeCell<Option<Arc<Presence>>>,
     /// Its address space as the component gave it.
     pub pmap: UnsafeCell<Option<Arc<dyn Pmap>>>,
@@ -120,6 +127,8 @@ impl Thread {
             sample: Cell::new(0),
             curlwp: AtomicPtr::new(null_mut()),
             thread_pointer: Cell::new(0),
+            trap_stack: Cell::new(0),
+            float_control: Cell::new(FloatControl::INITIAL),
             presence: UnsafeCell::new(None),
             pmap: UnsafeCell::new(None),
             space: Cell::new(null()),

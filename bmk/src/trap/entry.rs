@@ -16,7 +16,7 @@ use rumpuser::{
 };
 
 use super::frame::KernelFrame;
-use crate::cpu;
+use crate::{cpu, memory::stack, schedule::thread::Thread};
 
 /// What [`enter_user`] returns for a system call; exceptions and interrupts return their vector.
 pub const SYSTEM_CALL: u64 = 256;
@@ -225,19 +225,23 @@ unsafe extern "C" fn common() {
 #[unsafe(naked)]
 unsafe extern "C" fn common_kernel() {
     naked_asm!(
-        // Vectors that must stay on their own stack: #DB, NMI, #DF, #MC.
-        "cmp qword ptr [rsp], 18",
-        "je {separate}",
-        "cmp qword ptr [rsp], 8",
-        "je {separate}",
-        "cmp qword ptr [rsp], 2",
-        "je {nonmaskable}",
-        "cmp qword ptr [rsp], 1",
-        "je {nonmaskable}",
+        "cmp qword ptr [rsp], 32",
+        "jb {exception}",
         "push rax",
         "push rcx",
         "mov rax, [rsp + 56]",
-        "sub rax, 128 + {size}",
+        // A thread that may be on another stack, and is, has a place on its own.
+        "mov rcx, gs:[{current}]",
+        "test rcx, rcx",
+        "jz 2f",
+        "mov rcx, [rcx + {trap_stack}]",
+        "test rcx, rcx",
+        "jz 2f",
+        "xor rcx, rax",
+        "cmp rcx, {slot}",
+        "jb 2f",
+        "xor rax, rcx",
+        "2: sub rax, 128 + {size}",
         "and rax, -16",
         "mov rcx, [rsp + 64]", "mov [rax + {size} - 8], rcx",   // ss
         "mov rcx, [rsp + 56]", "mov [rax + {size} - 16], rcx",  // rsp
@@ -267,6 +271,22 @@ unsafe extern "C" fn common_kernel() {
         "cld",
         "mov rdi, rsp",
         "call {handler}",
+        "jmp {restore}",
+        exception = sym exception,
+        restore = sym restore,
+        current = const cpu::CURRENT,
+        trap_stack = const offset_of!(Thread, trap_stack),
+        slot = const stack::SLOT,
+        size = const size_of::<KernelFrame>(),
+        handler = sym super::kernel_trap,
+        xmm = const 0,
+    )
+}
+
+/// Goes on with the frame at rsp.
+#[unsafe(naked)]
+unsafe extern "C" fn restore() {
+    naked_asm!(
         load_vectors!("rsp"),
         "add rsp, 256",
         "pop r15",
@@ -286,12 +306,17 @@ unsafe extern "C" fn common_kernel() {
         "pop rax",
         "add rsp, 16",
         "iretq",
-        separate = sym separate,
-        nonmaskable = sym nonmaskable,
-        size = const size_of::<KernelFrame>(),
-        handler = sym super::kernel_trap,
         xmm = const 0,
     )
+}
+
+/// Goes on with a frame.
+///
+/// # Safety
+/// Interrupts are disabled; the frame is one of kernel mode, whose registers are the caller's to choose.
+#[unsafe(naked)]
+pub unsafe extern "sysv64" fn resume(_frame: *mut KernelFrame) -> ! {
+    naked_asm!("mov rsp, rdi", "jmp {restore}", restore = sym restore)
 }
 
 /// #DB and NMI in the kernel; GS may still be the user's. A debug exception there is a leftover of user
@@ -310,10 +335,14 @@ unsafe extern "C" fn nonmaskable() {
     )
 }
 
-/// #DF and #MC in the kernel: reports with whatever GS was, after making sure that it is the kernel's.
+/// An exception in the kernel, on a stack of the CPU's: goes on where `kernel_exception` says.
 #[unsafe(naked)]
-unsafe extern "C" fn separate() {
+unsafe extern "C" fn exception() {
     naked_asm!(
+        "cmp qword ptr [rsp], 2",
+        "je {nonmaskable}",
+        "cmp qword ptr [rsp], 1",
+        "je {nonmaskable}",
         "push rax",
         "push rcx",
         "push rdx",
@@ -330,16 +359,30 @@ unsafe extern "C" fn separate() {
         "push r14",
         "push r15",
         "sub rsp, 256",
-        "mov ecx, 0xc0000101",
+        save_vectors!("rsp"),
+        // #DF and #MC come anywhere: GS may be the user's.
+        "cmp qword ptr [rsp + {vector}], 8",
+        "je 2f",
+        "cmp qword ptr [rsp + {vector}], 18",
+        "jne 3f",
+        "2: mov ecx, 0xc0000101",
         "rdmsr",
         "test edx, edx",
-        "js 2f",
+        "js 3f",
         "swapgs",
-        "2: cld",
+        "3: cld",
         "mov rdi, rsp",
+        "call {choose}",
+        "mov rsp, rax",
+        "mov rdi, rax",
         "call {handler}",
-        "ud2",
-        handler = sym super::fatal_trap,
+        "jmp {restore}",
+        nonmaskable = sym nonmaskable,
+        choose = sym super::kernel_exception,
+        handler = sym super::kernel_trap,
+        restore = sym restore,
+        vector = const offset_of!(KernelFrame, vector),
+        xmm = const 0,
     )
 }
 

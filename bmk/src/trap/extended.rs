@@ -73,6 +73,65 @@ impl Drop for Extended {
     }
 }
 
+/// Floating-point control and status, which code keeps over calls: MXCSR, and x87's control and status words.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct FloatControl {
+    mxcsr: u32,
+    control: u16,
+    status: u16,
+}
+
+impl FloatControl {
+    /// Every exception masked, none noted, round to nearest.
+    pub const INITIAL: FloatControl = FloatControl { mxcsr: 0x1f80, control: 0x037f, status: 0 };
+
+    fn read() -> Self {
+        let (mut mxcsr, mut control, mut status) = (0u32, 0u16, 0u16);
+        // SAFETY: stores to the three places; nothing waits for x87.
+        unsafe {
+            asm!("stmxcsr [{}]", "fnstcw [{}]", "fnstsw [{}]", in(reg) &raw mut mxcsr, in(reg) &raw mut control, in(reg) &raw mut status, options(nostack, preserves_flags));
+        }
+        // Exceptions and their summary: registers of x87 are empty between calls.
+        FloatControl { mxcsr, control, status: status & 0x80ff }
+    }
+
+    fn load(self) {
+        let mut environment = [0u32; 7];
+        // SAFETY: the environment (SDM volume 1, section 8.1.10) has 28 bytes; `fnstenv` and `fldenv` raise nothing, and
+        // reserved bits of MXCSR were never set.
+        unsafe {
+            asm!("fnstenv [{}]", in(reg) environment.as_mut_ptr(), options(nostack, preserves_flags));
+            environment[0] = environment[0] & 0xffff_0000 | u32::from(self.control);
+            environment[1] = environment[1] & 0xffff_7f00 | u32::from(self.status);
+            asm!("fldenv [{}]", "ldmxcsr [{}]", in(reg) environment.as_ptr(), in(reg) &raw const self.mxcsr, options(nostack, preserves_flags));
+        }
+    }
+}
+
+/// The calling thread begins to run components in C. Interrupts are disabled.
+pub fn begin_control() {
+    if FloatControl::read() != FloatControl::INITIAL {
+        disown();
+        FloatControl::INITIAL.load();
+    }
+}
+
+/// At a switch between threads: those that run components in C keep their floating-point control. Interrupts are disabled.
+pub fn switch_control(previous: &Thread, next: &Thread) {
+    let (leaves, comes) = (previous.thread_pointer.get() != 0, next.thread_pointer.get() != 0);
+    if !leaves && !comes {
+        return;
+    }
+    let now = FloatControl::read();
+    if leaves {
+        previous.float_control.set(now);
+    }
+    if comes && next.float_control.get() != now {
+        disown();
+        next.float_control.get().load();
+    }
+}
+
 /// Turns the calling CPU's units on.
 pub fn initialise() {
     let [_, _, features, _] = machine::cpuid(1, 0);
@@ -133,6 +192,24 @@ fn store(area: *mut u8) {
         } else {
             asm!("xsave64 [{}]", in(reg) area, in("eax") low, in("edx") high, options(nostack));
         }
+        // AVX brings it along, but not on QEMU's own processor.
+        asm!("stmxcsr [{}]", in(reg) area.add(MXCSR), options(nostack, preserves_flags));
+    }
+}
+
+/// Loads what [`store`] saved, except for XMM0-15.
+fn restore(area: *const u8) {
+    let enabled = SWITCHED.load(Ordering::Relaxed);
+    // SAFETY: the area was saved by `store` or sanitised by `load`, so the CPU accepts it. The XMM registers that this may
+    // change are loaded again before they are used; the compiler is told.
+    unsafe {
+        if enabled == 0 {
+            asm!("fxrstor64 [{}]", in(reg) area, options(nostack), clobber_abi("sysv64"));
+        } else {
+            asm!("xrstor64 [{}]", in(reg) area, in("eax") enabled as u32, in("edx") (enabled >> 32) as u32, options(nostack), lateout("rax") _, clobber_abi("sysv64"));
+        }
+        // As in `store`.
+        asm!("ldmxcsr [{}]", in(reg) area.add(MXCSR), options(nostack, preserves_flags, readonly));
     }
 }
 
@@ -157,17 +234,7 @@ pub fn load_for_user(cpu: &cpu::Cpu, thread: &Thread) {
     if holds(cpu, thread) {
         return;
     }
-    let area = area(thread).as_mut_ptr();
-    let enabled = SWITCHED.load(Ordering::Relaxed);
-    // SAFETY: the area was saved by `store` or sanitised by `load`, so the CPU accepts it. The XMM registers
-    // that this changes are loaded again before user mode; the compiler is told.
-    unsafe {
-        if enabled == 0 {
-            asm!("fxrstor64 [{}]", in(reg) area, options(nostack), clobber_abi("sysv64"));
-        } else {
-            asm!("xrstor64 [{}]", in(reg) area, in("eax") enabled as u32, in("edx") (enabled >> 32) as u32, options(nostack), lateout("rax") _, clobber_abi("sysv64"));
-        }
-    }
+    restore(area(thread).as_ptr());
     cpu.extended_owner.set(thread);
     thread.extended.cpu.set(cpu.number);
 }
@@ -191,16 +258,27 @@ pub fn save_preempted(thread: &Thread) {
 /// Undoes [`save_preempted`].
 pub fn load_preempted(thread: &Thread) {
     disown();
-    let area = thread.extended.area.get();
-    let switched = SWITCHED.load(Ordering::Relaxed);
-    // SAFETY: saved by `store`. The entry code restores the XMM registers afterwards; the compiler is told.
-    unsafe {
-        if switched == 0 {
-            asm!("fxrstor64 [{}]", in(reg) area, options(nostack), clobber_abi("sysv64"));
-        } else {
-            asm!("xrstor64 [{}]", in(reg) area, in("eax") switched as u32, in("edx") (switched >> 32) as u32, options(nostack), lateout("rax") _, clobber_abi("sysv64"));
-        }
+    restore(thread.extended.area.get());
+}
+
+/// See `rumpuser_trap_state_save`.
+pub fn save_trapped(context: &UserContext, destination: &mut [u8]) -> usize {
+    let length = SIZE.load(Ordering::Relaxed);
+    if destination.len() < length {
+        return length;
     }
+    let state = machine::interrupts_disable();
+    let thread = cpu::current_thread();
+    save_preempted(thread);
+    copy_out(context, area(thread), &mut destination[..length]);
+    rumpuser::rumpuser_interrupts_restore(state);
+    length
+}
+
+/// Loads what [`save_trapped`] wrote, for [`super::resume`]; the context gets the XMM registers. Interrupts are disabled.
+pub fn load_trapped(context: &mut UserContext, source: &[u8]) {
+    load(context, source);
+    load_preempted(cpu::current_thread());
 }
 
 /// See `rumpuser_extended_state_save`.
@@ -217,14 +295,18 @@ pub fn save(context: &UserContext, destination: &mut [u8]) -> usize {
         store(area.as_mut_ptr());
     }
     rumpuser::rumpuser_interrupts_restore(state);
-    let destination = &mut destination[..length];
+    copy_out(context, area, &mut destination[..length]);
+    length
+}
+
+/// Copies an area, with the XMM registers of the context.
+fn copy_out(context: &UserContext, area: &[u8], destination: &mut [u8]) {
     destination.copy_from_slice(area);
     for (register, bytes) in context.vectors.0.iter().zip(destination[XMM..XMM + 256].chunks_exact_mut(16)) {
         bytes.copy_from_slice(&register.to_le_bytes());
     }
     let components = if ENABLED.load(Ordering::Relaxed) == 0 { 3 } else { word(destination) | SSE };
     destination[HEADER..HEADER + 8].copy_from_slice(&components.to_le_bytes());
-    length
 }
 
 fn word(area: &[u8]) -> u64 {

@@ -4,6 +4,7 @@ pub mod constant;
 pub mod entry;
 pub mod extended;
 pub mod frame;
+mod own;
 pub mod user;
 
 use alloc::boxed::Box;
@@ -12,7 +13,7 @@ use core::{
     sync::atomic::{AtomicPtr, Ordering},
 };
 
-use rumpuser::device::InterruptHandler;
+use rumpuser::{UserContext, device::InterruptHandler};
 
 use crate::{
     cpu::{self, DescriptorTable},
@@ -25,6 +26,7 @@ use crate::{
 };
 use frame::KernelFrame;
 
+const PROTECTION_FAULT: u64 = 13;
 const PAGE_FAULT: u64 = 14;
 const SIMD_EXCEPTION: u64 = 19;
 
@@ -47,15 +49,16 @@ unsafe extern "C" {
     static bmk_trap_stubs: u8;
 }
 
-/// The IST number of a vector (1 interrupts, 2 NMI, 3 double fault, 4 machine check, 5 debug): 0 stays on the stack (or takes the one for entries from user mode).
+/// The IST number of a vector (1 interrupts, 2 NMI, 3 double fault, 4 machine check, 5 debug, 6 all other exceptions): what
+/// was interrupted may use memory below its stack pointer, or have none there.
 fn stack_of(vector: usize) -> u64 {
     match vector {
         1 => 5,
         2 => 2,
         8 => 3,
         18 => 4,
-        19 | 32.. => 1,
-        _ => 0,
+        32.. => 1,
+        _ => 6,
     }
 }
 
@@ -141,9 +144,13 @@ pub(crate) extern "sysv64" fn kernel_trap(frame: &mut KernelFrame) {
         vector @ 32.. => {
             interrupt(vector as u8);
             schedule::preempt_from_interrupt();
+            own::interrupted(frame);
         }
         PAGE_FAULT => {
             let address = machine::cr2() as usize;
+            if own::handles(frame, address) {
+                return;
+            }
             let Some(fixup) = access::fixup(frame) else { fatal_trap(frame) };
             let may_sleep = frame.rflags & machine::FLAG_INTERRUPT != 0 && schedule::may_sleep();
             // A reserved bit or a protection key would not go away; nor does an instruction fetch happen there.
@@ -157,6 +164,23 @@ pub(crate) extern "sysv64" fn kernel_trap(frame: &mut KernelFrame) {
                 frame.rip = fixup;
             }
         }
+        _ => exception(frame),
+    }
+}
+
+/// An exception in kernel mode that isn't a page fault.
+fn exception(frame: &mut KernelFrame) {
+    // A pointer that is none at all.
+    if frame.vector == PROTECTION_FAULT
+        && let Some(fixup) = access::fixup(frame)
+    {
+        frame.rip = fixup;
+        return;
+    }
+    if own::handles(frame, 0) {
+        return;
+    }
+    match frame.vector {
         // The user may have unmasked exceptions that the kernel's own arithmetic then meets.
         SIMD_EXCEPTION => {
             let standard = 0x1f80u32;
@@ -167,6 +191,35 @@ pub(crate) extern "sysv64" fn kernel_trap(frame: &mut KernelFrame) {
         }
         _ => fatal_trap(frame),
     }
+}
+
+/// An exception in kernel mode, on the CPU's stack for those: returns the frame with which it goes on, on a stack of the
+/// thread's; of what can't be gone on from, it tells at once.
+pub(crate) extern "sysv64" fn kernel_exception(frame: &mut KernelFrame) -> *mut KernelFrame {
+    let goes_on = match frame.vector {
+        8 | 18 => false,
+        SIMD_EXCEPTION => true,
+        PAGE_FAULT | PROTECTION_FAULT if access::fixup(frame).is_some() => true,
+        _ => own::may_handle(),
+    };
+    let place = own::place(frame);
+    if !goes_on || stack::is_guard(place) {
+        fatal_trap(frame);
+    }
+    let place = place as *mut KernelFrame;
+    // SAFETY: the place is below what the thread uses of its stack.
+    unsafe { place.copy_from_nonoverlapping(frame, 1) };
+    place
+}
+
+/// See `rumpuser_resume`.
+pub fn resume(context: &UserContext, area: &[u8]) -> ! {
+    machine::cli();
+    let mut context = context.clone();
+    extended::load_trapped(&mut context, area);
+    let mut frame = own::frame(&context);
+    // SAFETY: the frame is complete, and its registers are fit for kernel mode.
+    unsafe { entry::resume(&mut frame) }
 }
 
 /// A trap that the kernel cannot go on from.

@@ -8,7 +8,7 @@ use super::{entry, extended};
 use crate::{cpu, machine, schedule};
 
 /// RFLAGS bits that belong to the user: CF PF AF ZF SF TF DF OF RF AC ID.
-const USER_FLAGS: u64 = 0x0025_0dd5;
+pub(super) const USER_FLAGS: u64 = 0x0025_0dd5;
 /// Always set: reserved bit 1, and interrupts.
 const FIXED_FLAGS: u64 = 0x202;
 const PAGE_FAULT: u64 = 14;

@@ -31,6 +31,7 @@ numbers! {
     ENOTCONN = 57;
     ETIMEDOUT = 60;
     ECONNREFUSED = 61;
+    ENAMETOOLONG = 63;
     EHOSTUNREACH = 65;
     ENOSYS = 78;
     ENOTSUP = 86;

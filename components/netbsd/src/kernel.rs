@@ -168,10 +168,7 @@ impl Descriptor {
 
     /// Waits for a connection; from whom doesn't matter.
     pub fn accept(&self) -> Result<Self, Errno> {
-        let accept = rump___sysimpl_accept().ok_or(ENOSYS)?;
-        // SAFETY: the kernel's function.
-        checked(unsafe { accept(self.0, null_mut(), null_mut()) } as isize)
-            .map(|number| Descriptor(number as c_int))
+        self.accept_from(&mut []).map(|(descriptor, _)| descriptor)
     }
 
     /// Ends a connection, both ways.

@@ -1,4 +1,5 @@
-/* Reserves more address space than there is memory, uses some of it, and asks for more memory than there is. */
+/* Reserves more address space than there is memory, uses some of it, and asks for more memory than there is. With an
+   argument, uses more than there is of a mapping that needed none. */
 #include <sys/mman.h>
 
 #include <err.h>
@@ -7,13 +8,41 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 enum { PIECE = 1 << 20, PIECES = 20 };
 static const size_t MUCH = (size_t)1 << 40;
 
-int
-main(void)
+/* Memory comes when it is used, goes when it is given back, and until then costs nothing. */
+static char *
+sparse(void)
 {
+	char *space = mmap(NULL, MUCH, PROT_READ | PROT_WRITE, MAP_ANON | MAP_PRIVATE | MAP_NORESERVE, -1, 0), present[4];
+
+	if (space == MAP_FAILED)
+		err(1, "a sparse mapping");
+	for (size_t place = 0; place < MUCH; place += MUCH / 64)
+		space[place + 4096] = 7;
+	if (mincore(space, 12288, present) != 0 || (present[0] & 1) != 0 || (present[1] & 1) != 1 || (present[2] & 1) != 0)
+		errx(1, "mincore");
+	/* The kernel writes to pages that weren't used, too. */
+	int ends[2];
+	if (pipe(ends) != 0 || write(ends[1], "kernel", 6) != 6 || read(ends[0], space + 8190, 6) != 6 || memcmp(space + 8190, "kernel", 6) != 0)
+		err(1, "a system call");
+	if (madvise(space, 8192, MADV_FREE) != 0 || space[4096] != 0 || space[8190] != 0 || space[8192] != 'r')
+		errx(1, "MADV_FREE: %d %d %d", space[4096], space[8190], space[8192]);
+	return space;
+}
+
+int
+main(int count, char **arguments)
+{
+	if (count > 1) {
+		puts("to the end");
+		memset(sparse(), 1, MUCH);
+	}
+	if (munmap(sparse(), MUCH) != 0)
+		err(1, "munmap");
 	char *much = mmap(NULL, MUCH, PROT_NONE, MAP_ANON | MAP_PRIVATE, -1, 0), *other;
 
 	if (much == MAP_FAILED)

@@ -1,4 +1,5 @@
-/* A program for a tree with a C library of one function: its arguments, its thread-local storage, memory of its own. */
+/* A program for a tree with a C library of one function: its arguments, its thread-local storage, memory of its own, a trap
+   that it handles. */
 typedef __SIZE_TYPE__ size_t;
 #define NULL ((void *)0)
 
@@ -14,6 +15,23 @@ static __thread int local = 5;
 static __thread int zero;
 static int constructed;
 
+struct action {
+	void (*handler)(int, int *, char *);
+	unsigned mask[4];
+	int flags;
+};
+int __sigaction14(int, const struct action *, struct action *);
+
+/* The code and the address of the memory fault; the instruction has 6 bytes, and rip stands at 56 + 21 * 8 in the context. */
+static long fault[2];
+
+static void handle(int number, int *information, char *context)
+{
+	fault[0] = number * 10 + information[1];
+	fault[1] = *(long *)(information + 4);
+	*(long *)(context + 224) += 6;
+}
+
 static void __attribute__((constructor)) construct(void)
 {
 	constructed = 1;
@@ -27,6 +45,9 @@ int main(int count, char **arguments, char **environment)
 	free(block);
 	int failed = execve("/x", arguments, environment);
 	int error = *__errno();
+	__sigaction14(11, &(struct action){ .handler = handle, .flags = 0x40 }, NULL);
+	__asm__ volatile("movl $1, (%0)" : : "a"(0x1234L) : "memory");
+	rumpuser_dprintf("fault %d at %d\n", (int)fault[0], (int)fault[1]);
 	rumpuser_dprintf("program %s: %d arguments, last %s, local %d %d, constructed %d, execve %d %d, answer %d\n", arguments[0], count,
 	    arguments[count - 1], local++, zero, constructed, failed, error, answer());
 	return count;

@@ -82,9 +82,14 @@ const WRAPPED: &[&str] = &[
     "atexit",
     "exit",
     "rump_syscall",
+    "rumpns_copyin",
+    "rumpns_copyinstr",
+    "rumpns_copyout",
+    "rumpns_copyoutstr",
     "rumpns_cv_timedwait",
     "rumpns_cv_timedwait_sig",
     "rumpns_cv_wait_sig",
+    "rumpns_kcopy",
     "rumpns_sleepq_block",
 ];
 

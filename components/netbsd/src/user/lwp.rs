@@ -9,11 +9,11 @@ use core::{
 
 use rumpuser::{
     CpuSet, NEVER, Presence, Thread, ThreadSpec, rumpuser_clock_monotonic, rumpuser_clock_realtime,
-    rumpuser_park, rumpuser_set_presence, rumpuser_set_thread_pointer, rumpuser_thread_create,
-    rumpuser_thread_current, rumpuser_yield, sync::SpinLock,
+    rumpuser_park, rumpuser_set_presence, rumpuser_set_thread_pointer, rumpuser_set_trap_stack,
+    rumpuser_thread_create, rumpuser_thread_current, rumpuser_yield, sync::SpinLock,
 };
 
-use super::{memory, rump, signal, stack};
+use super::{context::Stack, memory, process, rump, signal, stack};
 use crate::{
     clock::nanoseconds,
     errno::{EAGAIN, EINVAL, ENOTSUP, ESRCH, ETIMEDOUT, Errno},
@@ -56,9 +56,11 @@ pub struct Lwp {
     pub program: AtomicUsize,
     /// Where to go back to when it ends.
     back: UnsafeCell<usize>,
+    /// The stack for handlers of signals; of size 0 if there is none.
+    pub alternate: UnsafeCell<Stack>,
 }
 
-// SAFETY: `back` is used by the thread itself only.
+// SAFETY: `back` and `alternate` are used by the thread itself only.
 unsafe impl Sync for Lwp {}
 // SAFETY: as above.
 unsafe impl Send for Lwp {}
@@ -80,6 +82,7 @@ impl Lwp {
             catches: AtomicBool::new(false),
             program: AtomicUsize::new(program),
             back: UnsafeCell::new(0),
+            alternate: UnsafeCell::default(),
         });
         LWPS.lock().insert(lwp.id, lwp.clone());
         lwp
@@ -92,10 +95,18 @@ impl Lwp {
     }
 
     /// Has it look whether its sleep is over.
-    pub fn wake(&self) {
+    fn wake(&self) {
         let thread = self.thread.lock().clone();
         if let Some(thread) = thread {
             thread.unpark();
+        }
+    }
+
+    /// Has it look for signals, whatever it does.
+    pub fn interrupt(&self) {
+        let thread = self.thread.lock().clone();
+        if let Some(thread) = thread {
+            thread.interrupt();
         }
     }
 }
@@ -118,11 +129,21 @@ pub fn find(id: i32) -> Option<Arc<Lwp>> {
     LWPS.lock().get(&id).cloned()
 }
 
-/// Has all threads of a program look whether their sleep is over.
-pub fn wake_program(program: usize) {
+/// Has all threads of a program look for signals.
+pub fn interrupt_program(program: usize) {
     let all: Vec<_> = LWPS.lock().values().cloned().collect();
     for lwp in all.iter().filter(|lwp| lwp.program.load(Ordering::Relaxed) == program) {
-        lwp.wake();
+        lwp.interrupt();
+    }
+}
+
+/// Sets the share of the CPU of a program's threads.
+pub fn set_nice(program: usize, value: i8) {
+    let all: Vec<_> = LWPS.lock().values().cloned().collect();
+    for lwp in all.iter().filter(|lwp| lwp.program.load(Ordering::Relaxed) == program) {
+        if let Some(thread) = &*lwp.thread.lock() {
+            thread.set_nice(value);
+        }
     }
 }
 
@@ -166,6 +187,7 @@ impl Start {
         }
         // SAFETY: the stack is the new thread's own; `back` is used by this thread only.
         unsafe { stack::call(self.function, self.argument, self.stack_top & !15, lwp.back.get()) };
+        rumpuser_set_trap_stack(0);
         // The program's stack and storage aren't used from here on: others may take them once the number is gone.
         rumpuser_set_thread_pointer(0);
         rumpuser_set_presence(None);
@@ -197,6 +219,8 @@ pub unsafe extern "C" fn rumprun_makelwp(
     if let Some(parent) = current() {
         signal::inherit(parent, &lwp);
     }
+    // The kernel runs on it, too.
+    memory::touch(stack as usize..stack as usize + stack_size);
     let id = lwp.id;
     // SAFETY: the caller's promise. It must be known before the thread runs.
     unsafe { *place = id };
@@ -214,6 +238,8 @@ pub unsafe extern "C" fn rumprun_makelwp(
         ThreadSpec { name: String::from("lwp"), affinity: CpuSet::MAX, main: Box::new(move || start.run()) };
     match rumpuser_thread_create(spec) {
         Ok(thread) => {
+            let program = lwp.program.load(Ordering::Relaxed);
+            thread.set_nice(process::nice(program).load(Ordering::Relaxed).min(19));
             *slot = Some(thread);
             0
         }

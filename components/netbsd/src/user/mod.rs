@@ -1,11 +1,15 @@
 //! The base of userspace: what NetBSD's libc and libpthread expect of the kernel beside `rump_sys_*`.
 
+mod areas;
+pub mod context;
+pub mod copy;
+pub mod deliver;
 pub mod heap;
 pub mod interrupt;
 pub mod lwp;
 pub mod memory;
+pub mod priority;
 pub mod process;
-mod reserved;
 mod root;
 pub mod rump;
 pub mod signal;
@@ -14,3 +18,4 @@ pub mod start;
 pub mod stubs;
 pub mod thread_storage;
 pub mod time;
+pub mod trap;

@@ -1,13 +1,13 @@
 //! The programs of an image as processes: what runs them, and how they end.
 
-use alloc::{sync::Arc, vec::Vec};
+use alloc::{format, sync::Arc, vec::Vec};
 use core::{
     ffi::{c_char, c_int, c_void},
     num::NonZero,
-    sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering},
+    sync::atomic::{AtomicBool, AtomicI8, AtomicI32, AtomicU8, Ordering},
 };
 
-use rumpuser::{NEVER, sync::SpinLock};
+use rumpuser::{MachineTrap, NEVER, sync::SpinLock};
 
 use super::{
     lwp::{_lwp_exit, current},
@@ -34,6 +34,9 @@ weak_data! {
 
 /// How many timers a process has: those of `setitimer` (4) and of `timer_create` (`TIMER_MAX`).
 const TIMERS: c_int = 36;
+
+/// The vector of page faults.
+const PAGE_FAULT: u8 = 14;
 
 /// A program that runs or has run.
 pub struct Program {
@@ -63,6 +66,14 @@ impl Program {
             self.waiters.wake_all();
         }
     }
+}
+
+/// What programs set as their priority, by their numbers. Programs after the last share its place.
+static NICE: [AtomicI8; 16] = [const { AtomicI8::new(0) }; 16];
+
+/// The priority of a program.
+pub fn nice(program: usize) -> &'static AtomicI8 {
+    &NICE[program.min(NICE.len() - 1)]
 }
 
 /// Programs that were started; a thread's number counts from 1.
@@ -187,6 +198,25 @@ pub extern "C" fn _exit(status: c_int) -> ! {
 pub fn end_by_signal(number: u8) -> ! {
     if let Some(program) = of_caller() {
         host::console(alloc::format!("{}: ended by signal {number}\n", program.name).as_bytes());
+    }
+    _exit(128 + c_int::from(number))
+}
+
+/// Ends the calling program at a trap that it doesn't handle.
+pub fn end_by_trap(number: u8, what: &str, trap: &MachineTrap) -> ! {
+    if let Some(program) = of_caller() {
+        let (name, instruction) = (&program.name, trap.context.registers.rip);
+        let message = match trap.address {
+            0 if trap.vector != PAGE_FAULT => {
+                format!("{name}: ended by signal {number}: {what} at {instruction:#x}\n")
+            }
+            address => {
+                format!(
+                    "{name}: ended by signal {number}: {what} at {instruction:#x}, address {address:#x}\n"
+                )
+            }
+        };
+        host::console(message.as_bytes());
     }
     _exit(128 + c_int::from(number))
 }

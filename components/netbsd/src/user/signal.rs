@@ -1,7 +1,6 @@
-//! Signals, as far as one address space allows: a handler runs in the thread that the signal is for, when it makes a
-//! call or sleeps; nothing is interrupted in the middle of a computation.
+//! Signals, as far as one address space allows: a handler runs in the thread that the signal is for, when it makes a call
+//! or sleeps ([`super::deliver`]), or at an interrupt of what it computes ([`super::trap`]).
 
-use alloc::boxed::Box;
 use core::{
     ffi::{c_int, c_void},
     sync::atomic::{AtomicU64, Ordering},
@@ -10,6 +9,7 @@ use core::{
 use rumpuser::{rumpuser_clock_monotonic, rumpuser_park, sync::SpinLock};
 
 use super::{
+    deliver::{self, Cause},
     lwp::{self, Lwp, TimeSpec, current, failed, monotonic_deadline},
     process,
 };
@@ -21,10 +21,10 @@ use crate::{
 /// Signals are numbered 1 to 63 (`NSIG` is 64).
 const LIMIT: usize = 64;
 /// `SIG_DFL` and `SIG_IGN`.
-const DEFAULT: usize = 0;
-const IGNORE: usize = 1;
+pub const DEFAULT: usize = 0;
+pub const IGNORE: usize = 1;
 /// `SIGKILL` and `SIGSTOP`, which can't be caught or held off.
-const UNSTOPPABLE: u64 = 1 << 9 | 1 << 17;
+pub const UNSTOPPABLE: u64 = 1 << 9 | 1 << 17;
 /// Signals that are ignored by default: URG, CONT, CHLD, IO, WINCH, INFO, PWR, and those that stop (STOP, TSTP, TTIN,
 /// TTOU).
 const IGNORED: u64 = 1 << 16
@@ -38,11 +38,9 @@ const IGNORED: u64 = 1 << 16
     | 1 << 18
     | 1 << 21
     | 1 << 22;
-/// `SA_RESTART`, `SA_SIGINFO`, `SA_RESETHAND`, `SA_NODEFER`.
+/// `SA_RESTART`, `SA_RESETHAND`.
 const RESTART: c_int = 0x2;
-const WITH_INFORMATION: c_int = 0x40;
 const ONCE: c_int = 0x4;
-const NO_DEFER: c_int = 0x10;
 
 /// `sigset_t`: 128 bits, signal 1 first.
 #[repr(C)]
@@ -51,11 +49,12 @@ pub struct SignalSet([u32; 4]);
 
 impl SignalSet {
     /// A bit for each signal, at its number.
-    fn bits(self) -> u64 {
+    pub fn bits(self) -> u64 {
         (u64::from(self.0[0]) | u64::from(self.0[1]) << 32) << 1
     }
 
-    fn of(bits: u64) -> Self {
+    /// The set of these bits.
+    pub fn of(bits: u64) -> Self {
         let bits = bits >> 1;
         SignalSet([bits as u32, (bits >> 32) as u32, 0, 0])
     }
@@ -70,13 +69,32 @@ pub struct Action {
     flags: c_int,
 }
 
-/// `siginfo_t`: number, code, error, and padding to its size.
-#[repr(C, align(8))]
-struct Information {
+/// `siginfo_t`: number, code, error; of a trap the address and the trap's number; and padding to its size.
+#[repr(C)]
+pub struct Information {
     number: c_int,
     code: c_int,
     error: c_int,
-    rest: [c_int; 29],
+    address: usize,
+    trap: c_int,
+    rest: [c_int; 25],
+}
+
+const _: () = assert!(size_of::<Information>() == 128);
+
+impl Information {
+    /// What a handler is told.
+    pub fn of(cause: &Cause) -> Self {
+        let number = cause.number as c_int;
+        Information {
+            number,
+            code: cause.code,
+            error: 0,
+            address: cause.address,
+            trap: cause.kind,
+            rest: [0; 25],
+        }
+    }
 }
 
 const NONE: Action = Action { handler: DEFAULT, mask: SignalSet([0; 4]), flags: 0 };
@@ -97,8 +115,23 @@ impl Lwp {
 }
 
 impl Action {
+    /// The function, or [`DEFAULT`] or [`IGNORE`].
+    pub fn handler(&self) -> usize {
+        self.handler
+    }
+
+    /// What it holds off.
+    pub fn mask(&self) -> SignalSet {
+        self.mask
+    }
+
+    /// `SA_*`.
+    pub fn flags(&self) -> c_int {
+        self.flags
+    }
+
     /// Whether the signal with this action and number is as good as not sent.
-    fn ignores(&self, number: usize) -> bool {
+    pub fn ignores(&self, number: usize) -> bool {
         self.handler == IGNORE || self.handler == DEFAULT && IGNORED & 1 << number != 0
     }
 }
@@ -117,7 +150,7 @@ pub fn send(lwp: &Lwp, signal: c_int) -> Errno {
             if current().is_some_and(|me| me.id == lwp.id) {
                 deliver(lwp);
             } else {
-                lwp.wake();
+                lwp.interrupt();
             }
             0
         }
@@ -131,7 +164,7 @@ pub fn send_to_program(program: usize, signal: c_int) -> Errno {
         Ok(0) => 0,
         Ok(number) if number < LIMIT => {
             shared(program).fetch_or(1 << number, Ordering::SeqCst);
-            lwp::wake_program(program);
+            lwp::interrupt_program(program);
             0
         }
         _ => EINVAL,
@@ -150,7 +183,7 @@ pub fn interruption(lwp: &Lwp) -> Option<Errno> {
         }
         let number = present.trailing_zeros() as usize;
         let bit = 1 << number;
-        let action = ACTIONS.lock()[number];
+        let action = action(number, false);
         let from = if own & bit != 0 { &lwp.pending[0] } else { lwp.shared() };
         // Another thread of the program may have been faster.
         let taken = from.fetch_and(!bit, Ordering::SeqCst) & bit != 0;
@@ -178,42 +211,34 @@ fn take(lwp: &Lwp, wanted: u64) -> Option<usize> {
 /// Handles the signals that wait for the calling thread and aren't held off; returns whether a handler ran.
 pub fn deliver(lwp: &Lwp) -> bool {
     let mut ran = false;
-    while let Some(number) = take(lwp, !lwp.blocked[0].load(Ordering::SeqCst)) {
+    while let Some(number) = take_open(lwp) {
         ran |= handle(lwp, number);
     }
     ran
 }
 
+/// Takes the first signal that waits for the thread and isn't held off.
+pub fn take_open(lwp: &Lwp) -> Option<usize> {
+    take(lwp, !lwp.blocked[0].load(Ordering::SeqCst))
+}
+
+/// The action of a signal, which if it `comes` may be for once.
+pub fn action(number: usize, comes: bool) -> Action {
+    let mut actions = ACTIONS.lock();
+    let action = actions[number];
+    if comes && action.flags & ONCE != 0 {
+        actions[number] = NONE;
+    }
+    action
+}
+
 fn handle(lwp: &Lwp, number: usize) -> bool {
-    let action = {
-        let mut actions = ACTIONS.lock();
-        let action = actions[number];
-        if action.flags & ONCE != 0 {
-            actions[number] = NONE;
-        }
-        action
-    };
+    let action = action(number, true);
     match action.handler {
         _ if action.ignores(number) => false,
         DEFAULT => process::end_by_signal(number as u8),
-        handler => {
-            let own = if action.flags & NO_DEFER != 0 { 0 } else { 1 << number };
-            let before = lwp.blocked[0].fetch_or(action.mask.bits() | own, Ordering::SeqCst);
-            let mut information =
-                Box::new(Information { number: number as c_int, code: 0, error: 0, rest: [0; 29] });
-            // SAFETY: the program gave a function of the one or the other kind, as its flags say.
-            unsafe {
-                if action.flags & WITH_INFORMATION != 0 {
-                    let handler = core::mem::transmute::<
-                        usize,
-                        unsafe extern "C" fn(c_int, *mut c_void, *mut c_void),
-                    >(handler);
-                    handler(number as c_int, (&raw mut *information).cast(), core::ptr::null_mut());
-                } else {
-                    core::mem::transmute::<usize, unsafe extern "C" fn(c_int)>(handler)(number as c_int);
-                }
-            }
-            lwp.blocked[0].store(before, Ordering::SeqCst);
+        _ => {
+            deliver::call(lwp, &action, &Cause { number, ..Cause::default() });
             true
         }
     }
@@ -338,7 +363,7 @@ pub unsafe extern "C" fn ____sigtimedwait50(
     loop {
         if let Some(number) = take(lwp, wanted) {
             if !information.is_null() {
-                let found = Information { number: number as c_int, code: 0, error: 0, rest: [0; 29] };
+                let found = Information::of(&Cause { number, ..Cause::default() });
                 // SAFETY: the caller's promise.
                 unsafe { information.cast::<Information>().write(found) };
             }

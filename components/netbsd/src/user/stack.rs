@@ -2,7 +2,10 @@
 
 use core::{arch::naked_asm, ffi::c_void};
 
-/// Calls `function(argument)` on the stack that ends at `top`; the place to go back to is written to `back`. Returns
+use rumpuser::rumpuser_set_trap_stack;
+
+/// Calls `function(argument)` on the stack that ends at `top`; the place to go back to is written to `back`, and what traps
+/// or interrupts the function uses the present stack from there. Returns
 /// when the function does, or when [`leave`] is called with `back`.
 ///
 /// # Safety
@@ -23,11 +26,16 @@ pub unsafe extern "sysv64" fn call(
         "push r15",
         "mov [rcx], rsp",
         "mov rbx, rsp",
-        "mov rsp, rdx",
+        "mov r12, rdi",
+        "mov r13, rsi",
+        "mov r14, rdx",
+        "mov rdi, rsp",
+        "sub rsp, 8",
+        "call {traps}",
+        "mov rsp, r14",
         "xor ebp, ebp",
-        "mov rax, rdi",
-        "mov rdi, rsi",
-        "call rax",
+        "mov rdi, r13",
+        "call r12",
         "mov rsp, rbx",
         "pop r15",
         "pop r14",
@@ -36,7 +44,12 @@ pub unsafe extern "sysv64" fn call(
         "pop rbx",
         "pop rbp",
         "ret",
+        traps = sym traps,
     )
+}
+
+extern "sysv64" fn traps(top: usize) {
+    rumpuser_set_trap_stack(top);
 }
 
 /// Goes back to where [`call`] was called.

@@ -157,6 +157,7 @@ pub fn start(payload: &'static [u8], command_line: &str) -> ! {
     }
     rumpuser_set_thread_pointer(block as usize);
     lwp::initialise_first();
+    rumpuser::rumpuser_set_trap_handler(super::trap::handle);
     host::set_hostname(&configuration.hostname);
     host::set_parameters(&configuration.parameters);
     start_kernel();

@@ -30,8 +30,6 @@ absent! {
     __fork
     __vfork14
     execve
-    getpriority
-    setpriority
     _sys_mq_send
     _sys_mq_receive
     _sys___mq_timedsend50
@@ -39,9 +37,6 @@ absent! {
     _sys_msgrcv
     _sys_msgsnd
     _sys___wait450
-    _sys_setcontext
-    getcontext
-    swapcontext
 }
 
 /// `posix_spawn` returns its error.
