@@ -49,6 +49,11 @@ enum Suite {
         /// Measure only the figures whose name contains this.
         filter: Option<String>,
     },
+    /// Domains of a real Xen in QEMU, with clients in its dom0.
+    Xen {
+        /// Measure only the figures whose name contains this.
+        filter: Option<String>,
+    },
     /// An installed NetBSD component set (RUMPRUN_BAKE_NETBSD_SET names one), beside the built-in set.
     Netbsd {
         /// Measure only the figures whose name contains this.
@@ -64,6 +69,7 @@ fn main() -> ExitCode {
             bench::net::run(side, filter.as_deref())
         }
         Command::Bench { suite: Some(Suite::Netbsd { filter }), .. } => bench::netbsd::run(filter.as_deref()),
+        Command::Bench { suite: Some(Suite::Xen { filter }), .. } => bench::xen::run(filter.as_deref()),
         Command::Bench { suite: None, filter } => bench::run(filter.as_deref()),
         Command::Lint => test::lint(),
     };

@@ -54,6 +54,14 @@ const NETWORK_MODULES: [&str; 8] = [
     "virtio_net",
 ];
 
+/// The file of a module; `None` if the kernel has it built in, or not at all.
+pub fn module(name: &str) -> Result<Option<PathBuf>> {
+    kernel()?;
+    let modules = host::target().join("bench/linux/lib/modules");
+    let files = output(Command::new("find").arg(&modules).args(["-name", &format!("{name}.ko")]))?;
+    Ok(files.lines().next().map(PathBuf::from))
+}
+
 /// Those modules' files.
 pub fn network_modules() -> Result<Vec<PathBuf>> {
     kernel()?;

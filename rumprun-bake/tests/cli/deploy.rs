@@ -123,6 +123,11 @@ fn xen_reads_its_configuration() {
     let nets = ["--bridge", "br0,mac=00:16:3e:00:00:01", "--bridge", "br1", "--disk", "data disk,1.img"];
     let words = [&["web.elf", "--cpus", "3"], &nets[..], &["--", AWKWARD]].concat();
     bench.file("elf.cfg", deployed(&bench, "xl", &words));
+    bench.file("image.qcow2", b"QFI\xfb\0\0\0\x03");
+    let routed =
+        ["--bridge", "br0,mac=00:16:3e:00:00:01,script=vif-route,address=10.0.0.2/24,address=fd00::2/64"];
+    let words = [&["web.elf", "--disk", "image.qcow2"], &routed[..]].concat();
+    bench.file("routed.cfg", deployed(&bench, "xl", &words));
     bench.file("raw.cfg", deployed(&bench, "xl", &["web.raw", "--bridge", "br0,mac=52:54:00:00:00:01"]));
     let read = |name: &str, keys: &[&str]| {
         let arguments: Vec<&OsStr> =
@@ -145,6 +150,9 @@ fn xen_reads_its_configuration() {
     assert!(text.starts_with(&expected), "{text}");
     let end = format!(" -- {RENDERED}\nvif=type=vif, mac=00:16:3e:00:00:01, bridge=br0\n");
     assert!(text.ends_with(&end), "{text}");
+    let text = read("routed.cfg", &["disk", "vif"]).expect("as before");
+    let expected = "vif=type=vif, mac=00:16:3e:00:00:01, bridge=br0, script=vif-route, ip=10.0.0.2 fd00::2\n";
+    assert!(text.starts_with("disk=format=qcow2, ") && text.ends_with(expected), "{text}");
     let text = read("raw.cfg", &["type", "vif", "disk"]).expect("as before");
     assert!(
         text.contains("vif=type=ioemu, model=virtio-net-pci, mac=52:54:00:00:00:01, bridge=br0"),

@@ -13,7 +13,7 @@ use std::{
 
 use toolchain::{
     launch::QEMU,
-    xen::{Archive, Prepared, prepare},
+    xen::{Archive, DOM0_MEMORY, Prepared, libraries, prepare},
 };
 use wait_timeout::ChildExt;
 
@@ -92,6 +92,10 @@ fn file_name(path: &Path) -> String {
 pub struct Host {
     prepared: Prepared,
     domains: Vec<Domain>,
+    files: Vec<PathBuf>,
+    programs: Vec<PathBuf>,
+    memory: u32,
+    dom0_memory: u32,
     timeout: Duration,
 }
 
@@ -105,7 +109,15 @@ impl Host {
     /// Xen, if it can be had here; says why not otherwise.
     pub fn new() -> Option<Host> {
         match prepare() {
-            Ok(prepared) => Some(Host { prepared, domains: Vec::new(), timeout: Duration::from_secs(400) }),
+            Ok(prepared) => Some(Host {
+                prepared,
+                domains: Vec::new(),
+                files: Vec::new(),
+                programs: Vec::new(),
+                memory: 768,
+                dom0_memory: DOM0_MEMORY,
+                timeout: Duration::from_secs(400),
+            }),
             Err(why) => {
                 crate::skip(&why);
                 None
@@ -125,6 +137,25 @@ impl Host {
     /// Adds a domain that the script may create.
     pub fn domain(mut self, domain: Domain) -> Self {
         self.domains.push(domain);
+        self
+    }
+
+    /// Memory of the machine and of dom0 in MiB, and how long a boot may take.
+    pub fn machine(self, memory: u32, dom0_memory: u32, timeout: Duration) -> Self {
+        Host { memory, dom0_memory, timeout, ..self }
+    }
+
+    /// Adds a file to `/guest` of dom0.
+    pub fn file(mut self, path: &Path) -> Self {
+        if !self.files.iter().any(|known| known == path) {
+            self.files.push(path.into());
+        }
+        self
+    }
+
+    /// Adds a program of this machine's to dom0.
+    pub fn program(mut self, path: impl Into<PathBuf>) -> Self {
+        self.programs.push(path.into());
         self
     }
 
@@ -179,11 +210,21 @@ impl Host {
         let padding = file.metadata()?.len().next_multiple_of(512);
         file.set_len(padding)?;
         let mut archive = Archive::new(io::BufWriter::new(file));
-        let mut images: Vec<&Path> = self.domains.iter().map(|domain| domain.image.as_path()).collect();
+        let images = self.domains.iter().map(|domain| domain.image.as_path());
+        let mut images: Vec<&Path> = images.chain(self.files.iter().map(PathBuf::as_path)).collect();
         images.sort();
         images.dedup();
         for image in images {
             archive.file(&format!("guest/{}", file_name(image)), &fs::read(image)?)?;
+        }
+        if !self.programs.is_empty() {
+            for program in &self.programs {
+                archive.program(&format!("bin/{}", file_name(program)), &fs::read(program)?)?;
+            }
+            for library in libraries(Path::new("/"), &self.programs).map_err(io::Error::other)? {
+                let name = format!("lib/x86_64-linux-gnu/{}", file_name(&library));
+                archive.program(&name, &fs::read(&library)?)?;
+            }
         }
         for domain in &self.domains {
             archive.file(&format!("guest/{}.cfg", domain.name), domain.settings.as_bytes())?;
@@ -194,7 +235,7 @@ impl Host {
 
     fn start(&self, initramfs: &Path, serial: &Path) -> Child {
         let mut qemu = Command::new(QEMU);
-        qemu.args(self.prepared.words(initramfs, 2, 768))
+        qemu.args(self.prepared.words(initramfs, 2, self.memory, self.dom0_memory))
             .arg("-serial")
             .arg(format!("file:{}", serial.display()))
             .stdin(Stdio::null())

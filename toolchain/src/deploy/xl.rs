@@ -1,6 +1,8 @@
 //! Xen: a domain configuration for xl (xl.cfg(5), xl-disk-configuration(5), xl-network-configuration(5)). An ELF image
 //! is a PVH domain with Xen's own disks and interfaces; a disk image is an HVM domain with NICs that QEMU emulates.
 
+use std::{fs::File, io::Read as _, net::IpAddr};
+
 use super::{Deployment, Error, Plan};
 use crate::launch::{
     ImageKind, MacAddress, Nic,
@@ -49,7 +51,7 @@ pub fn configuration(plan: &Plan, end: AtEnd) -> Result<String, Error> {
             }
             // The target comes last: it may have commas and blanks.
             let disk = |(letter, path): (char, &String)| {
-                string(&format!("format=raw, vdev=xvd{letter}, access=rw, target={path}"))
+                string(&format!("format={}, vdev=xvd{letter}, access=rw, target={path}", format(path)))
             };
             disks.extend(('a'..='z').zip(&plan.disks).map(disk));
         }
@@ -92,7 +94,28 @@ fn interface(plan: &Plan, nic: &Nic, mac: MacAddress) -> Result<String, Error> {
         (_, Model::Virtio) => "type=ioemu, model=virtio-net-pci".into(),
         (_, other) => format!("type=ioemu, model={}", other.name()),
     };
-    Ok(string(&format!("{model}, mac={mac}, bridge={bridge}")))
+    let mut text = format!("{model}, mac={mac}, bridge={bridge}");
+    if let Some(script) = &nic.script {
+        text += &format!(", script={script}");
+        // What scripts route to the domain, or let pass.
+        let addresses = nic.configuration.addresses.iter().filter_map(|address| address.split('/').next());
+        let addresses: Vec<&str> = addresses.filter(|address| address.parse::<IpAddr>().is_ok()).collect();
+        if !addresses.is_empty() {
+            text += &format!(", ip={}", addresses.join(" "));
+        }
+    }
+    Ok(string(&text))
+}
+
+/// The format of a disk's file, by how it begins: QCOW2 and VHD have such marks.
+fn format(path: &str) -> &'static str {
+    let mut head = [0; 8];
+    let _ = File::open(path).and_then(|mut file| file.read_exact(&mut head));
+    match &head {
+        [b'Q', b'F', b'I', 0xfb, 0, 0, 0, 2 | 3] => "qcow2",
+        b"conectix" => "vhd",
+        _ => "raw",
+    }
 }
 
 /// A string of xl's configuration language, whose escapes are C's.

@@ -13,20 +13,22 @@ use crate::{
         self, Engine, Request,
         xl::{self, AtEnd},
     },
-    launch::{self, AcceleratorRequest, Error, Firmware, ImageKind, Options, Outcome, Plan, host_error},
+    launch::{
+        self, AcceleratorRequest, Error, Firmware, ImageKind, Options, Outcome, Plan, Trace, host_error,
+    },
     report::Report,
 };
 
 pub use archive::Archive;
-pub use prepare::{Prepared, prepare};
+pub use prepare::{Prepared, libraries, prepare};
 
-/// Memory of dom0, in MiB.
-const DOM0_MEMORY: u32 = 448;
+/// Memory of dom0, in MiB. Half of what it has when it begins is for files.
+pub const DOM0_MEMORY: u32 = 448;
 
 impl Prepared {
     /// QEMU's words for a boot with this initramfs, which is dom0's root and more. Xen and dom0 write to the first serial
-    /// line, which is still to be given. Memory is in MiB; dom0 takes 448 of it.
-    pub fn words(&self, initramfs: &Path, cpus: u32, memory: u32) -> Vec<String> {
+    /// line, which is still to be given. Memory is in MiB; dom0 takes a part of it.
+    pub fn words(&self, initramfs: &Path, cpus: u32, memory: u32, dom0: u32) -> Vec<String> {
         let mut words: Vec<String> = Vec::new();
         let mut add = |list: &[&str]| words.extend(list.iter().map(|word| (*word).to_string()));
         // SMAP kills a PV dom0 there, exits of RDTSCP are misreported, and XSAVE state is lost.
@@ -42,7 +44,7 @@ impl Prepared {
         add(&["-nodefaults", "-display", "none", "-no-reboot"]);
         add(&["-kernel", &self.xen.display().to_string(), "-append"]);
         add(&[&format!(
-            "console=com1 com1=115200,8n1 dom0_mem={DOM0_MEMORY}M dom0_max_vcpus=1 loglvl=warning guest_loglvl=all \
+            "console=com1 com1=115200,8n1 dom0_mem={dom0}M dom0_max_vcpus=1 loglvl=warning guest_loglvl=all \
              no-real-mode"
         )]);
         let modules =
@@ -79,15 +81,19 @@ pub fn plan(options: &Options, report: &dyn Report) -> Result<Domain, Error> {
         Options { accelerator: AcceleratorRequest::Kvm, .. } => {
             Some("--accel is for QEMU's machines, not for --on xen")
         }
-        Options { trace: Some(_), .. } => {
-            Some("--trace is for QEMU's machines; `xl` takes trace=syscalls in cmdline")
+        Options { trace: Some(Trace { output: Some(_), .. }), .. } => {
+            Some("the trace of a domain is on its console, not in a file; for that, use --on qemu")
         }
-        Options { gdb: Some(_), .. } => Some("--gdb is for QEMU's machines, not for --on xen"),
+        Options { gdb: Some(_), .. } => Some(
+            "--gdb is for QEMU's machines, not for --on xen; in dom0, `gdbsx -a DOMID 64 PORT` is gdb's target for a domain",
+        ),
         _ => None,
     };
     if let Some(refused) = refused {
         return Err(Error::Unsupported(refused));
     }
+    let mut command_line = options.command_line.clone();
+    command_line.options.extend(options.trace.iter().map(|trace| trace.word.clone().into_bytes()));
     let request = Request {
         image: options.image.clone(),
         name: None,
@@ -95,7 +101,7 @@ pub fn plan(options: &Options, report: &dyn Report) -> Result<Domain, Error> {
         memory: options.memory,
         disks: options.disks.clone(),
         networks: options.networks.clone(),
-        command_line: options.command_line.clone(),
+        command_line,
         reference: None,
         container_disk: None,
     };

@@ -77,7 +77,7 @@ pub fn plan(
     let cpus = options.cpus.max(2);
     let memory = u64::from(DOM0_MEMORY) + XEN_MEMORY + options.memory.div_ceil(1 << 20);
     let mut words = vec![QEMU.to_owned(), "-no-user-config".into()];
-    words.extend(prepared.words(&initramfs, cpus, u32::try_from(memory).unwrap_or(u32::MAX)));
+    words.extend(prepared.words(&initramfs, cpus, u32::try_from(memory).unwrap_or(u32::MAX), DOM0_MEMORY));
     let mut add = |list: &[&str]| words.extend(list.iter().map(|word| (*word).to_string()));
     add(&["-monitor", "none", "-serial", &format!("file:{}", at("serial").display())]);
     add(&["-device", "virtio-serial-pci"]);

@@ -11,6 +11,7 @@ mod figure;
 mod guests;
 pub mod net;
 pub mod netbsd;
+pub mod xen;
 
 use figure::{Aim, Figure};
 use guests::Guests;

@@ -33,6 +33,9 @@ pub enum Link {
 
 /// Looks whether the host has what each interface needs, and how it is to be had.
 pub fn prepare(nics: &[Nic], capture: Option<&Path>) -> Result<Vec<Link>, Error> {
+    if nics.iter().any(|nic| nic.script.is_some()) {
+        return Err(Error::Options("`script` is for xl, on Xen's dom0".into()));
+    }
     let links = nics.iter().map(link).collect::<Result<Vec<Link>, _>>()?;
     if let Some(capture) = capture {
         // QEMU's filters refuse a back end with several queues.

@@ -70,6 +70,8 @@ pub struct Nic {
     pub mac: Option<MacAddress>,
     /// Pairs of queues; one if absent.
     pub queues: Option<u16>,
+    /// The script that connects it, of a domain of Xen's; that of the toolstack's configuration if absent.
+    pub script: Option<String>,
     /// What the guest is told of it, besides name and MAC address.
     pub configuration: Network,
 }
@@ -77,7 +79,8 @@ pub struct Nic {
 impl Nic {
     /// An interface with everything else left open.
     pub fn new(backend: Backend) -> Self {
-        Nic { backend, model: None, mac: None, queues: None, configuration: Network::default() }
+        let configuration = Network::default();
+        Nic { backend, model: None, mac: None, queues: None, script: None, configuration }
     }
 
     /// Pairs of queues.
@@ -140,6 +143,9 @@ impl Nic {
         if let Some(queues) = self.queues {
             add("queues", queues.to_string());
         }
+        if let Some(script) = &self.script {
+            add("script", script.clone());
+        }
         let Network { addresses, gateways, nameservers, mtu, .. } = &self.configuration;
         for (key, values) in [("address", addresses), ("gateway", gateways), ("nameserver", nameservers)] {
             values.iter().for_each(|value| add(key, value.clone()));
@@ -162,6 +168,10 @@ impl Nic {
             "mac" => self.mac = Some(value.parse()?),
             "model" => self.model = Some(value.parse()?),
             "queues" => self.queues = Some(queues(value)?),
+            "script" if matches!(self.backend, Backend::Bridge(_)) => {
+                self.script = Some(script(value)?);
+            }
+            "script" => return Err("`script` is for an interface in a bridge of Xen's dom0".into()),
             "publish" => match &mut self.backend {
                 Backend::User(published) => published.push(value.parse()?),
                 _ => {
@@ -185,7 +195,7 @@ impl Nic {
             }
             other => {
                 return Err(format!(
-                    "unknown option `{other}`: mac, model, queues, publish, address, gateway, nameserver or mtu"
+                    "unknown option `{other}`: mac, model, queues, script, publish, address, gateway, nameserver or mtu"
                 ));
             }
         }
@@ -199,6 +209,15 @@ pub(super) fn queues(text: &str) -> Result<u16, String> {
         .ok()
         .filter(|queues| (1..=MAXIMUM_QUEUES).contains(queues))
         .ok_or_else(|| format!("`{text}` is not a number of queues: 1 to {MAXIMUM_QUEUES}"))
+}
+
+/// Checks the name of a script, or its path.
+fn script(name: &str) -> Result<String, String> {
+    let usual = |letter: char| letter.is_ascii_alphanumeric() || "-_./".contains(letter);
+    match !name.is_empty() && name.chars().all(usual) {
+        true => Ok(name.into()),
+        false => Err(format!("`{name}` is not a script's name: letters, digits, `-`, `_`, `.` and `/`")),
+    }
 }
 
 fn link(name: &str) -> Result<String, String> {

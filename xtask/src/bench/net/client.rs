@@ -61,7 +61,8 @@ pub fn redis(requests: u32, pipeline: u32) -> Result<[f64; 2]> {
     parse_redis(&text)
 }
 
-fn parse_redis(text: &str) -> Result<[f64; 2]> {
+/// The rates in what redis-benchmark prints.
+pub fn parse_redis(text: &str) -> Result<[f64; 2]> {
     let rate = |name: &str| -> Result<f64> {
         let line = text.lines().find_map(|line| line.strip_prefix(&format!("\"{name}\",\"")));
         let line = line.with_context(|| format!("redis-benchmark did not measure {name}:\n{text}"))?;
@@ -84,11 +85,20 @@ pub fn iperf(reverse: bool) -> Result<f64> {
         let report: Value = serde_json::from_slice(&output.stdout)?;
         let unreached = report["error"].as_str().is_some_and(|error| error.contains("unable to connect"));
         if !unreached || start.elapsed() > CONNECT_LIMIT {
-            return report["end"]["sum_received"]["bits_per_second"]
-                .as_f64()
-                .with_context(|| format!("iperf3 reported {report}"));
+            return received(&report);
         }
     }
+}
+
+fn received(report: &Value) -> Result<f64> {
+    report["end"]["sum_received"]["bits_per_second"]
+        .as_f64()
+        .with_context(|| format!("iperf3 reported {report}"))
+}
+
+/// The bits a second that arrived, in what iperf3 prints.
+pub fn parse_iperf(text: &str) -> Result<f64> {
+    received(&serde_json::from_str(text).with_context(|| format!("iperf3 printed:\n{text}"))?)
 }
 
 /// NetPIPE: microseconds that 1 byte takes one way. Tries again while the server does not listen yet.

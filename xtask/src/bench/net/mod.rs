@@ -8,8 +8,8 @@ use anyhow::{Result, ensure};
 use super::{Figure, figure::Aim, guests::Side, median, report};
 use crate::{host, peer};
 
-mod appliance;
-mod client;
+pub(super) mod appliance;
+pub(super) mod client;
 mod guest;
 mod instructions;
 mod memcached;

@@ -1,0 +1,214 @@
+//! `cargo xtask bench xen`: programs on our kernel beside the same programs on Debian's kernel, both as PVH domains of the
+//! same Xen, with clients in its dom0. All of it is emulated by QEMU: only what stands side by side can be compared.
+
+use std::{
+    fmt::Write as _,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use tests::xen::{Domain, Host, Report};
+use toolchain::xen::Archive;
+
+use super::{
+    figure::{Aim, Figure},
+    guests::Side,
+    median,
+    net::{
+        appliance::{Appliance, IPERF, REDIS},
+        client,
+    },
+    report,
+};
+use crate::{host, peer};
+
+/// Starts whose median counts.
+const STARTS: usize = 3;
+/// Memory of a domain, of the machine and of its dom0, in MiB.
+const DOMAIN: usize = 256;
+const MACHINE: u32 = 1536;
+const DOM0: u32 = 896;
+const LIMIT: Duration = Duration::from_secs(900);
+const SIDES: [(Side, &str); 2] = [(Side::Ours, "ours"), (Side::Linux, "linux")];
+const RATE: Aim = Aim::AtLeast(1.5);
+
+/// Functions of dom0's script.
+const FUNCTIONS: &str = r#"
+now() { cut -d ' ' -f 1 /proc/uptime; }
+# start NAME: the time from a domain's creation to its greeting.
+start() {
+  begin=$(now)
+  create $1
+  until grep -q "hello, world" /var/log/xen/console/guest-$1.log 2>/dev/null; do usleep 10000; done
+  echo "@@ started $1 $begin $(now)"
+  xl destroy $1
+}
+redis() {
+  create redis-$1
+  retry sh -c 'echo PING | timeout 10 nc 10.9.0.2 6379 | grep PONG'
+  section "redis $1" redis-benchmark -h 10.9.0.2 -t set,get -c 20 -n 5000 --csv
+  section "pipelined $1" redis-benchmark -h 10.9.0.2 -t set,get -c 20 -n 20000 -P 16 --csv
+  xl destroy redis-$1
+}
+iperf() {
+  create iperf-$1
+  until_console iperf-$1 "Server listening"
+  retry ping -c 1 10.9.0.2
+  section "to $1" iperf3 --client 10.9.0.2 --time 4 --json
+  sleep 1
+  section "from $1" iperf3 --client 10.9.0.2 --time 4 --json --reverse
+  xl destroy iperf-$1
+}
+"#;
+
+/// Measures; prints a table, and writes `target/bench/xen.json` and `xen.svg`.
+pub fn run(filter: Option<&str>) -> Result<()> {
+    host::install(
+        &[
+            host::DEMO_PACKAGES,
+            &["gcc", "busybox-static", "xz-utils", "redis-server", "redis-tools", "iperf3"],
+        ]
+        .concat(),
+    )?;
+    fs::create_dir_all(host::target().join("bench/net"))?;
+    let wanted = |names: &[&str]| filter.is_none_or(|filter| names.iter().any(|name| name.contains(filter)));
+    let mut bench = Bench::new()?;
+    if wanted(&["start to first output"]) {
+        bench.start()?;
+    }
+    for (appliance, name) in [(&REDIS, "redis"), (&IPERF, "iperf")] {
+        if wanted(&[name]) {
+            bench.serve(appliance, name)?;
+        }
+    }
+    let report_of_boot = bench.host.run(&bench.script);
+    let mut figures = Vec::new();
+    let mut note = |figure: Figure| {
+        println!("{figure}");
+        figures.push(figure);
+    };
+    if wanted(&["start to first output"]) {
+        let [ours, linux] = SIDES.map(|(_, side)| started(&report_of_boot, side));
+        note(Figure::compared("start to first output", "s", ours?, linux?, Aim::AtMost(0.2)));
+    }
+    if wanted(&["redis"]) {
+        for (kind, title) in [("redis", ""), ("pipelined", ", pipelined")] {
+            let [ours, linux] = SIDES
+                .map(|(_, side)| client::parse_redis(&report_of_boot.section(&format!("{kind} {side}"))));
+            let (ours, linux) = (ours?, linux?);
+            for (index, command) in ["SET", "GET"].into_iter().enumerate() {
+                let name = format!("redis {command}{title}");
+                note(Figure::compared(&name, "/s", ours[index], linux[index], RATE));
+            }
+        }
+    }
+    if wanted(&["iperf"]) {
+        for direction in ["to", "from"] {
+            let [ours, linux] = SIDES.map(|(_, side)| {
+                client::parse_iperf(&report_of_boot.section(&format!("{direction} {side}")))
+            });
+            let name = format!("iperf3 {direction} the domain");
+            note(Figure::compared(&name, "Mb/s", ours? / 1e6, linux? / 1e6, RATE));
+        }
+    }
+    report(&figures, "xen", filter)
+}
+
+/// The median time of a side's starts, in seconds.
+fn started(report: &Report, side: &str) -> Result<f64> {
+    let prefix = format!("@@ started {side}-");
+    let times = report.serial().lines().filter_map(|line| line.strip_prefix(&prefix)).map(|line| {
+        let mut words = line.split(' ').skip(1).map(str::parse::<f64>);
+        match (words.next(), words.next()) {
+            (Some(Ok(begin)), Some(Ok(end))) => Ok(end - begin),
+            _ => bail!("no times in {line:?}"),
+        }
+    });
+    times.collect::<Result<Vec<_>>>().map(median)
+}
+
+struct Bench {
+    bake: PathBuf,
+    /// Debian's kernel.
+    kernel: PathBuf,
+    host: Host,
+    script: String,
+}
+
+impl Bench {
+    fn new() -> Result<Bench> {
+        let folder = host::target().join("bench/xen");
+        fs::create_dir_all(&folder)?;
+        let host = Host::new().context("no Xen to be had here")?.machine(MACHINE, DOM0, LIMIT);
+        let host = ["redis-benchmark", "iperf3"]
+            .into_iter()
+            .fold(host, |host, name| host.program(Path::new("/usr/bin").join(name)));
+        Ok(Bench { bake: host::rumprun_bake()?, kernel: peer::kernel()?, host, script: FUNCTIONS.to_owned() })
+    }
+
+    fn add(&mut self, domain: Domain) {
+        self.host = self.host.clone().domain(domain);
+    }
+
+    /// A domain of Debian's kernel with these files.
+    fn linux(&mut self, name: &str, initramfs: &Path) -> Domain {
+        self.host = self.host.clone().file(initramfs);
+        let file = initramfs.file_name().unwrap_or_default().to_string_lossy();
+        Domain::new(name, &self.kernel)
+            .memory(DOMAIN)
+            .setting("ramdisk", &format!("\"/guest/{file}\""))
+            .command_line("console=hvc0 quiet panic=-1")
+    }
+
+    fn start(&mut self) -> Result<()> {
+        let hello = super::build("hello")?;
+        let image = host::target().join("bench/xen/hello.elf");
+        host::run(Command::new(&self.bake).args(["-q", "bake", "xen_direct"]).arg(&image).arg(&hello))?;
+        let files = host::target().join("bench/xen/hello.initramfs");
+        fs::copy(peer::initramfs(&super::build("peer-init")?, &hello, &[])?, &files)?;
+        for number in 0..STARTS {
+            self.add(Domain::new(&format!("ours-{number}"), &image).memory(DOMAIN));
+            let linux = self.linux(&format!("linux-{number}"), &files);
+            self.add(linux);
+            let _ = writeln!(self.script, "start ours-{number}; start linux-{number}");
+        }
+        Ok(())
+    }
+
+    fn serve(&mut self, appliance: &Appliance, name: &str) -> Result<()> {
+        appliance.bake(&self.bake, &super::build("peer-server-init")?)?;
+        let baked = appliance.baked();
+        let files = host::target().join(format!("bench/xen/{name}.initramfs"));
+        fs::copy(&baked.initramfs, &files)?;
+        add_network(&files)?;
+        for (side, text) in SIDES {
+            let domain = match side {
+                Side::Ours => {
+                    let ours = Domain::new(&format!("{name}-{text}"), &baked.image).memory(DOMAIN);
+                    ours.command_line("network=eth0,address=10.9.0.2/24")
+                }
+                Side::Linux => self.linux(&format!("{name}-{text}"), &files),
+            };
+            self.add(domain.interface("00:16:3e:00:00:07"));
+            let _ = writeln!(self.script, "{name} {text}");
+        }
+        Ok(())
+    }
+}
+
+/// Adds Xen's network and its address to a guest's files, in the place of virtio's.
+fn add_network(initramfs: &Path) -> Result<()> {
+    let file = File::options().append(true).open(initramfs)?;
+    file.set_len(file.metadata()?.len().next_multiple_of(512))?;
+    let mut archive = Archive::new(file);
+    archive.file("peer/network", b"10.9.0.2")?;
+    let module = peer::module("xen-netfront")?;
+    if let Some(module) = &module {
+        archive.file("peer/xen-netfront.ko", &fs::read(module)?)?;
+    }
+    archive.file("peer/modules", if module.is_some() { b"/peer/xen-netfront.ko\n" } else { b"" })?;
+    Ok(archive.finish()?)
+}
