@@ -30,9 +30,8 @@ const KNOWN: &[(&str, &str)] = &[
     ("lib/libc/stdlib/t_system", "runs a shell"),
     ("lib/libc/string/t_popcount", "says that it takes no time at all"),
     ("lib/libpthread/t_fork", "forks"),
-    ("lib/libpthread/t_swapcontext", "makecontext is not there"),
-    ("lib/libpthread/t_kill", "a thread that spins gets no signal"),
-    ("lib/libpthread/t_sem", "the kernel has no semaphores (ksem)"),
+    ("lib/libpthread/t_sem:named", "the kernel has no kern.posix_semaphores"),
+    ("lib/libpthread/t_sem:unnamed", "as above"),
     (
         "lib/libpthread/t_detach:pthread_detach",
         "joins a thread that may have ended by then, which yields ESRCH",

@@ -209,6 +209,12 @@ pub extern "C" fn rumpuser_seterrno(error: c_int) {
     set_errno(error);
 }
 
+/// The calling thread's `errno`.
+pub fn errno() -> Errno {
+    // SAFETY: the thread's own block.
+    unsafe { (*control_block()).errno }
+}
+
 /// Sets the calling thread's `errno`.
 pub fn set_errno(error: Errno) {
     // SAFETY: the thread's own block.

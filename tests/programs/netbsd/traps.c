@@ -1,6 +1,7 @@
 // The processor's traps as signals: what handlers are told, the stacks that they run on, jumps out of them, contexts that
 // they change, floating-point exceptions that were asked for. With an argument, a trap that nothing handles.
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <errno.h>
 #include <fenv.h>
@@ -245,6 +246,11 @@ int main(int count_of, char **arguments)
 	expect(stat("/", (struct stat *)0x10) == -1 && errno == EFAULT, "stat to nowhere");
 	errno = 0;
 	expect(chdir((char *)0x20) == -1 && errno == EFAULT, "a path from nowhere");
+	errno = 0;
+	expect(getpriority(PRIO_PROCESS, 0) == 0 && nice(5) == 5 && getpriority(PRIO_PROCESS, getpid()) == 5, "nice");
+	expect(setpriority(PRIO_PROCESS, 0, -3) == 0 && getpriority(PRIO_USER, 0) == -3 && errno == 0, "setpriority");
+	expect(setpriority(9, 0, 0) == -1 && errno == EINVAL, "no such kind");
+	expect(getpriority(PRIO_PROCESS, 9999) == -1 && errno == ESRCH, "no such process");
 	puts("calls");
 	printf("%d traps\n", count);
 	return 0;

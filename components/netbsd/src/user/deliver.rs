@@ -1,5 +1,7 @@
 //! Running the handlers of signals: in a call of the thread's own, or in the middle of what it does, from a trap or an
 //! interrupt. Then all registers are kept on the stack that the handler runs on, and taken back when it returns.
+//!
+//! `errno` is kept, too: calls of the rump kernel's that succeed set it to 0.
 
 use alloc::vec;
 use core::{
@@ -21,6 +23,7 @@ use super::{
 };
 use crate::{
     errno::{EINVAL, ENOMEM, EPERM},
+    thread::{errno, set_errno},
     weak::alias,
 };
 
@@ -60,6 +63,7 @@ struct Frame {
     information: Information,
     context: Context,
     state_length: usize,
+    error: c_int,
 }
 
 /// How far a frame's first argument, which the stack pointer points to when the handler has returned, is into it.
@@ -111,6 +115,7 @@ pub fn enter(lwp: &Lwp, trap: &mut MachineTrap, action: &Action, cause: &Cause) 
             ..Context::default()
         },
         state_length: state.len(),
+        error: errno(),
     };
     frame.context.machine.set_registers(&registers);
     frame.context.machine.set_trap(cause.kind as u64, cause.error);
@@ -159,6 +164,8 @@ unsafe extern "C" fn go_on(frame: *const Frame) -> ! {
         lwp.hold(context.mask);
         signal::deliver(lwp);
     }
+    // SAFETY: as above.
+    set_errno(unsafe { (*frame).error });
     let registers = context.machine.registers();
     rumpuser_resume(&UserContext { registers, vectors: VectorRegisters([0; 16]) }, area)
 }
@@ -167,7 +174,7 @@ unsafe extern "C" fn go_on(frame: *const Frame) -> ! {
 pub fn call(lwp: &Lwp, action: &Action, cause: &Cause) {
     let mut information = Information::of(cause);
     let here = (&raw const information) as usize;
-    let float = FloatState::here();
+    let (float, error) = (FloatState::here(), errno());
     let mut context = Context {
         flags: context::MASK | context::STACK | context::FLOAT,
         stack: lwp.stack(here),
@@ -189,6 +196,7 @@ pub fn call(lwp: &Lwp, action: &Action, cause: &Cause) {
         );
     }
     float.restore();
+    set_errno(error);
     lwp.hold(context.mask);
 }
 

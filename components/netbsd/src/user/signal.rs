@@ -6,7 +6,9 @@ use core::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use rumpuser::{rumpuser_clock_monotonic, rumpuser_park, sync::SpinLock};
+use rumpuser::{
+    rumpuser_clear_interrupt, rumpuser_clock_monotonic, rumpuser_interrupted, rumpuser_park, sync::SpinLock,
+};
 
 use super::{
     deliver::{self, Cause},
@@ -210,6 +212,10 @@ fn take(lwp: &Lwp, wanted: u64) -> Option<usize> {
 
 /// Handles the signals that wait for the calling thread and aren't held off; returns whether a handler ran.
 pub fn deliver(lwp: &Lwp) -> bool {
+    // First, as what is sent is noted before the thread is asked to look.
+    if rumpuser_interrupted() {
+        rumpuser_clear_interrupt();
+    }
     let mut ran = false;
     while let Some(number) = take_open(lwp) {
         ran |= handle(lwp, number);
