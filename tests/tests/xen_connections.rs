@@ -11,7 +11,7 @@ use tests::{
 /// Two servers for one client each: one counts, the other one gives back what it gets. Then the state of the links, once it
 /// changes.
 const SERVE: &str = "\
-nc -l -p 8 -e sh -c 'i=0; while :; do i=$((i+1)); echo $i; usleep 50000; done' &
+nc -l -p 8 -e sh -c 'i=0; while :; do i=$((i+1)); echo $i; usleep 200000; done' &
 nc -l -p 7 -e cat &
 trap 'exit 5' TERM
 while :; do
@@ -22,7 +22,7 @@ while :; do
   now=\"$now $(ip -4 -o address show scope global | sed 's/.*inet //;s/ .*//')\"
   [ \"$now\" = \"$before\" ] || echo links:$now
   before=$now
-  usleep 100000
+  usleep 500000
 done
 ";
 
@@ -46,7 +46,8 @@ const SCRIPT: &str = "\
 log=/var/log/xen/console/guest-net.log
 links() { [ \"$(grep ^links: $log | tail -n 1 | tr -d '\\r')\" = \"links:$1\" ]; }
 create net; until_console net 'up 10.9.0.2/24'
-until_console net 'listening.*:7'; until_console net 'listening.*:8'; hold
+for port in 7 8; do until_console net \"listening.*:$port\"; done
+retry ping -c 1 -W 1 10.9.0.2; hold
 goes_on first
 for save in 1 2; do
   xl save net /run/saved >/tmp/log 2>&1 || fail save $(cat /tmp/log)

@@ -18,9 +18,10 @@ fail() {
   poweroff -f
   sleep 60
 }
-# retry COMMAND...: runs the command until it succeeds.
+# retry COMMAND...: runs the command until it succeeds, for $patience seconds at most.
+patience=90
 retry() {
-  end=$(($(date +%s) + 90))
+  end=$(($(date +%s) + patience))
   until "$@" >/dev/null 2>&1; do
     [ $(date +%s) -lt $end ] || fail "$*"
     sleep 0.1

@@ -134,6 +134,12 @@ impl Host {
         Host::new()
     }
 
+    /// Waits so long for the script's end, instead of 400 s.
+    pub fn patience(mut self, time: Duration) -> Self {
+        self.timeout = time;
+        self
+    }
+
     /// Adds a domain that the script may create.
     pub fn domain(mut self, domain: Domain) -> Self {
         self.domains.push(domain);

@@ -112,6 +112,7 @@ pub fn open(device: &Arc<dyn XenbusDevice>) -> Result<Disk, Refused> {
         read_only: offer.read_only,
         can_flush: AtomicBool::new(offer.can_flush),
         can_discard: AtomicBool::new(offer.can_discard),
+        closed: AtomicBool::new(false),
     };
     disk.start();
     Ok(disk)
@@ -124,7 +125,10 @@ impl Disk {
 
     fn fail(&self) {
         self.queues.iter().for_each(|queue| queue.fail());
-        self.device.set_state(xenbus_state::CLOSED);
+        // Once: later the place may be that of another device.
+        if !self.closed.swap(true, Ordering::SeqCst) {
+            self.device.set_state(xenbus_state::CLOSED);
+        }
     }
 
     pub(super) fn backend_changed(&self, state: u32) {

@@ -50,6 +50,8 @@ struct Disk {
     read_only: bool,
     can_flush: AtomicBool,
     can_discard: AtomicBool,
+    /// The backend was told that the disk is given up.
+    closed: AtomicBool,
 }
 
 /// What a request is about.
