@@ -141,15 +141,24 @@ impl Ring {
 pub mod backend {
     //! The other end, for tests and fuzzing.
 
+    use rumpuser::{rumpuser_frame_release, rumpuser_frame_retain};
+
     use super::*;
 
-    /// A backend's look at a ring.
+    /// A backend's look at a ring, whose page stays as long.
     pub struct Backend {
+        frame: Frame,
         pub registers: Registers,
         pub entry: usize,
         pub size: u32,
         pub seen: u32,
         pub answered: u32,
+    }
+
+    impl Drop for Backend {
+        fn drop(&mut self) {
+            rumpuser_frame_release(self.frame);
+        }
     }
 
     impl Backend {
@@ -161,10 +170,11 @@ pub mod backend {
         #[allow(unsafe_code, reason = "maps the page")]
         pub fn of(frame: Frame, entry: usize) -> Backend {
             let address = rumpuser::rumpuser_frame_address(frame) as usize;
-            // SAFETY: the ring's page, which the test keeps.
+            rumpuser_frame_retain(frame);
+            // SAFETY: the ring's page, which is released with this.
             let registers = unsafe { Registers::new(address, PAGE_SIZE) };
             let size = 1 << ((PAGE_SIZE - ENTRIES) / entry).ilog2();
-            Backend { registers, entry, size, seen: 0, answered: 0 }
+            Backend { frame, registers, entry, size, seen: 0, answered: 0 }
         }
 
         fn slot(&self, index: u32) -> usize {
