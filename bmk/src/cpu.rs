@@ -36,6 +36,8 @@ const TASK: u16 = 0x38;
 const DESCRIPTORS: usize = 9;
 /// Bytes for the report of a fault that the kernel doesn't survive.
 const FATAL_STACK: u64 = 24 << 10;
+/// Which of the interrupt stacks that is.
+const FATAL_ENTRY: usize = 2;
 /// Bytes for an entry.
 const ENTRY_STACK: u64 = 2 << 10;
 const _: () = assert!(FATAL_STACK + 4 * ENTRY_STACK <= stack::SIZE as u64);
@@ -173,6 +175,7 @@ impl Cpu {
 static BOOT: Cpu = Cpu::new(0, 0);
 static CPUS: [AtomicPtr<Cpu>; MAXIMUM] = [const { AtomicPtr::new(core::ptr::null_mut()) }; MAXIMUM];
 static COUNT: AtomicUsize = AtomicUsize::new(1);
+static POSSIBLE: AtomicUsize = AtomicUsize::new(1);
 static ONLINE: AtomicU64 = AtomicU64::new(1);
 static BOOT_HARDWARE: AtomicU32 = AtomicU32::new(0);
 
@@ -185,6 +188,16 @@ pub fn initialise_boot() {
 /// Notes the boot CPU's hardware number.
 pub fn set_boot_hardware(hardware: HardwareCpu) {
     BOOT_HARDWARE.store(hardware, Ordering::Relaxed);
+}
+
+/// Notes how many CPUs there may be.
+pub fn set_possible(count: usize) {
+    POSSIBLE.store(count.clamp(1, MAXIMUM), Ordering::Relaxed);
+}
+
+/// How many CPUs there may be; their numbers are below this.
+pub fn possible() -> usize {
+    POSSIBLE.load(Ordering::Relaxed)
 }
 
 /// Makes the data of another CPU.
@@ -270,7 +283,7 @@ pub fn get(number: usize) -> Option<&'static Cpu> {
 
 /// Every CPU that has data.
 pub fn all() -> impl Iterator<Item = &'static Cpu> {
-    (0..MAXIMUM).map_while(get)
+    (0..possible()).filter_map(get)
 }
 
 /// The platform's number of a CPU.
@@ -294,14 +307,23 @@ pub fn set_online(cpu: &Cpu) {
     COUNT.fetch_add(1, Ordering::SeqCst);
 }
 
-/// Loads the calling CPU's tables and control registers; `cpu` is the caller.
+/// Notes that a CPU is to run nothing any more.
+pub fn set_offline(cpu: &Cpu) {
+    ONLINE.fetch_and(!(1 << cpu.number), Ordering::SeqCst);
+    COUNT.fetch_sub(1, Ordering::SeqCst);
+}
+
+/// Loads the calling CPU's tables and control registers; `cpu` is the caller. A CPU that lost them may do it again.
 pub fn initialise_tables(cpu: &'static Cpu) -> Result<(), OutOfMemory> {
     let task = cpu.task.get();
-    // SAFETY: the CPU sets up its own tables, once, with interrupts disabled; the stacks are never freed.
+    // SAFETY: the CPU sets up its own tables, with interrupts disabled; the stacks are never freed.
     unsafe {
         // One stack in parts: most for faults that the kernel may not survive, little for entries that only push a frame
         // and move on.
-        let top = stack::allocate()? as u64;
+        let top = match (*task).interrupt_stacks[FATAL_ENTRY] {
+            0 => stack::allocate()? as u64,
+            top => top,
+        };
         let small = |number| top - FATAL_STACK - number * ENTRY_STACK;
         (*task).privilege_stacks[0] = small(0);
         (*task).interrupt_stacks = [small(1), small(2), top, top, small(3), top, 0];

@@ -125,7 +125,11 @@ impl rumpuser::Hypercalls for Kernel {
     }
 
     fn rumpuser_cpu_count() -> usize {
-        cpu::count()
+        cpu::possible()
+    }
+
+    fn rumpuser_cpu_online() -> CpuSet {
+        cpu::online()
     }
 
     fn rumpuser_cpu_times(cpu: usize) -> (u64, u64, u64) {

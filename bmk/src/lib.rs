@@ -12,6 +12,7 @@ pub mod clock;
 pub mod console;
 pub mod cpu;
 pub mod hooks;
+pub mod hotplug;
 pub mod hypercalls;
 pub mod lock;
 pub mod machine;

@@ -29,14 +29,29 @@ pub trait Platform: Sync {
     /// Time of day from the hardware, nanoseconds since 1970.
     fn realtime(&self) -> u64;
 
-    /// The machine's usable CPUs, the boot CPU first.
+    /// The CPUs that the machine has or may get, the boot CPU first.
     fn cpus(&self) -> Vec<HardwareCpu>;
+
+    /// Whether a CPU is to run now.
+    fn cpu_wanted(&self, _cpu: HardwareCpu) -> bool {
+        true
+    }
 
     /// Sets up the calling CPU's interrupt controller and timer.
     fn initialise_cpu(&self);
 
-    /// Starts another CPU.
+    /// Starts another CPU. One that rests goes on where it was, if it still can; else it begins as told.
     fn start_cpu(&self, cpu: HardwareCpu, start: &CpuStart);
+
+    /// Rests the calling CPU until it is started again. Interrupts are disabled.
+    fn rest_cpu(&self) {
+        crate::machine::wait_for_interrupt();
+    }
+
+    /// Whether a CPU rests, and runs no instruction any more.
+    fn cpu_rests(&self, _cpu: HardwareCpu) -> bool {
+        false
+    }
 
     /// Whether CPUs start in real mode, so that there must be a page for them.
     fn starts_in_real_mode(&self) -> bool {

@@ -4,7 +4,7 @@
 use alloc::{boxed::Box, sync::Arc};
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-use rumpuser::{OutOfMemory, ThreadSpec};
+use rumpuser::{OutOfMemory, ThreadSpec, sync::Mutex};
 
 use crate::{cpu, machine, memory::shootdown, schedule};
 
@@ -46,9 +46,18 @@ impl Meeting {
     }
 }
 
+/// Held while CPUs meet, come or go.
+pub static CHANGES: Mutex<()> = Mutex::new(());
+
 /// Calls `work` while all other CPUs stand still, and if it returns true, `each` on every one of those before any goes on.
 /// The caller's thread must be bound to its CPU. Returns what `work` returned.
 pub fn hold(work: impl FnOnce() -> bool, each: fn()) -> Result<bool, OutOfMemory> {
+    let _changes = CHANGES.lock();
+    meet(work, each)
+}
+
+/// [`hold`] by who has [`CHANGES`].
+pub fn meet(work: impl FnOnce() -> bool, each: fn()) -> Result<bool, OutOfMemory> {
     let here = cpu::number();
     let meeting = Arc::new(Meeting {
         phase: AtomicU32::new(phase::GATHER),

@@ -2,9 +2,13 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use rumpuser::OutOfMemory;
+
 use crate::{
     boot::{Image, loader::Loaded},
-    clock, cpu, machine,
+    clock,
+    cpu::{self, Cpu},
+    machine,
     memory::{kernel_map, layout, stack},
     message,
     platform::{CpuStart, HardwareCpu, platform},
@@ -60,33 +64,59 @@ pub fn start(image: &Image, loaded: &Loaded, others: &[HardwareCpu]) {
     for (boot, kernel) in boot.iter().zip(kernel).skip(256) {
         boot.store(kernel.load(Ordering::Relaxed), Ordering::Relaxed);
     }
+    cpu::set_possible(others.len() + 1);
     for (index, &hardware) in others.iter().take(cpu::MAXIMUM - 1).enumerate() {
-        let Ok(stack) = stack::allocate() else {
-            message!("too little memory for more than {} CPUs", cpu::count());
-            return;
-        };
-        let new = cpu::create(cpu::count(), hardware);
-        let start = CpuStart {
-            page,
-            tables,
-            stack: stack as u64,
-            entry: arrive as *const () as u64,
-            argument: core::ptr::from_ref(new) as u64,
-        };
-        if let Some(page) = page {
-            write_trampoline(image, page, &start);
+        let number = index + 1;
+        if !platform().cpu_wanted(hardware) {
+            continue;
         }
-        STACK.store(stack as u64, Ordering::SeqCst);
-        platform().start_cpu(hardware, &start);
-        let end = clock::now() + PATIENCE;
-        while ARRIVED.load(Ordering::SeqCst) != new.number as u64 {
-            if clock::now() > end {
-                message!("CPU {} (number {hardware} to the hardware) doesn't start", index + 1);
-                return;
+        let started = prepare(number, hardware, tables, page).is_ok_and(|(new, start)| {
+            if let Some(page) = page {
+                write_trampoline(image, page, &start);
             }
-            core::hint::spin_loop();
+            bring_up(new, &start)
+        });
+        if !started {
+            message!("CPU {number} (number {hardware} to the hardware) doesn't start");
+            cpu::set_possible(number);
+            return;
         }
     }
+}
+
+/// What a CPU needs to start, or to start anew.
+pub fn prepare(
+    number: usize,
+    hardware: HardwareCpu,
+    tables: u64,
+    page: Option<u64>,
+) -> Result<(&'static Cpu, CpuStart), OutOfMemory> {
+    let known = cpu::get(number);
+    let stack = match known.and_then(schedule::idle_of) {
+        Some(idle) => idle.stack_top,
+        None => stack::allocate()?,
+    };
+    let cpu = known.unwrap_or_else(|| cpu::create(number, hardware));
+    let entry = arrive as *const () as u64;
+    Ok((
+        cpu,
+        CpuStart { page, tables, stack: stack as u64, entry, argument: core::ptr::from_ref(cpu) as u64 },
+    ))
+}
+
+/// Starts a CPU; returns whether it came. One at a time.
+pub fn bring_up(cpu: &Cpu, start: &CpuStart) -> bool {
+    STACK.store(start.stack, Ordering::SeqCst);
+    ARRIVED.store(0, Ordering::SeqCst);
+    platform().start_cpu(cpu.hardware, start);
+    let end = clock::now() + PATIENCE;
+    while ARRIVED.load(Ordering::SeqCst) != cpu.number as u64 {
+        if clock::now() > end {
+            return false;
+        }
+        core::hint::spin_loop();
+    }
+    true
 }
 
 /// Puts the real-mode code into its page, for one CPU.
@@ -115,7 +145,7 @@ fn write_trampoline(image: &Image, page: u64, start: &CpuStart) {
 static STACK: AtomicU64 = AtomicU64::new(0);
 
 /// The first Rust code of another CPU.
-extern "sysv64" fn arrive(this: &'static cpu::Cpu) -> ! {
+extern "sysv64" fn arrive(this: &'static Cpu) -> ! {
     // SAFETY: the kernel's tables map all that the trampoline's did, but the identity.
     unsafe {
         machine::set_cr3(kernel_map::root());
@@ -129,7 +159,14 @@ extern "sysv64" fn arrive(this: &'static cpu::Cpu) -> ! {
     trap::extended::initialise();
     platform().initialise_cpu();
     schedule::adopt(this, stack);
-    cpu::set_online(this);
-    ARRIVED.store(this.number as u64, Ordering::SeqCst);
+    arrived(this);
     schedule::idle::run()
+}
+
+/// The calling CPU is up.
+pub fn arrived(this: &Cpu) {
+    // It may take part in changes of the kernel's mappings from here on, and holds none that are old.
+    cpu::set_online(this);
+    machine::flush_tlb_global();
+    ARRIVED.store(this.number as u64, Ordering::SeqCst);
 }

@@ -1,22 +1,83 @@
-//! Virtual CPUs: which there are, and how they start (Xen, public/vcpu.h and public/hvm/hvm_vcpu.h).
+//! Virtual CPUs: which there are, how they start, rest and go on (Xen, public/vcpu.h and public/hvm/hvm_vcpu.h). A CPU's number
+//! is the kernel's number for it, too.
 
-use alloc::{format, vec::Vec};
+use alloc::{boxed::Box, format, vec::Vec};
 
-use bmk::platform::CpuStart;
+use bmk::{hotplug, platform::CpuStart};
+use rumpuser::{Thread, ThreadSpec, sync::InterruptLock};
 
 use crate::{
+    events,
     hypercall::{self, PlainVcpu, VcpuOperation},
-    memory, store,
+    memory,
+    store::{self, Watch},
 };
 
-/// The CPUs that the toolstack wants to run, the boot CPU first.
-pub fn usable() -> Vec<u32> {
+/// Where the toolstack says which CPUs are to run.
+const NODE: &str = "cpu";
+/// An error of Xen's: the CPU has registers already.
+const EXISTS: i64 = -17;
+
+/// The CPUs that the domain may ever have, the boot CPU first.
+pub fn all() -> Vec<u32> {
     let exists = |cpu: &u32| hypercall::vcpu_plain(*cpu, PlainVcpu::IsUp).is_ok();
-    let wanted = |cpu: &u32| {
-        let availability = store::PLAIN.read(&format!("cpu/{cpu}/availability"));
-        *cpu == 0 || availability.map_or(true, |availability| availability == "online")
+    (0..bmk::cpu::MAXIMUM as u32).take_while(exists).collect()
+}
+
+/// Whether the toolstack wants a CPU to run.
+pub fn wanted(cpu: u32) -> bool {
+    let availability = store::PLAIN.read(&format!("{NODE}/{cpu}/availability"));
+    cpu == 0 || availability.map_or(true, |availability| availability == "online")
+}
+
+static THREAD: InterruptLock<Option<Thread>> = InterruptLock::new(None);
+static WATCH: InterruptLock<Option<Watch>> = InterruptLock::new(None);
+
+/// Starts to follow what the toolstack wants, in a thread on the boot CPU.
+pub fn follow() {
+    let main = Box::new(|| {
+        loop {
+            (1..bmk::cpu::possible()).for_each(adjust);
+            rumpuser::rumpuser_park(rumpuser::NEVER);
+        }
+    });
+    let spec = ThreadSpec { name: "cpus".into(), affinity: 1, main };
+    let Ok(thread) = rumpuser::rumpuser_thread_create(spec) else { return };
+    *THREAD.lock() = Some(thread);
+    let changed = |_: &str| {
+        if let Some(thread) = &*THREAD.lock() {
+            thread.unpark();
+        }
     };
-    (0..bmk::cpu::MAXIMUM as u32).take_while(exists).filter(wanted).collect()
+    if let Ok(watch) = store::watch(NODE, changed) {
+        *WATCH.lock() = Some(watch);
+    }
+}
+
+fn adjust(number: usize) {
+    let cpu = number as u32;
+    let runs = bmk::cpu::online() & 1 << number != 0;
+    match (wanted(cpu), runs) {
+        (true, false) if hotplug::start(number) => events::cpu_came(cpu),
+        (true, false) => bmk::message!("CPU {number} doesn't start"),
+        (false, true) if hotplug::stop(number, || events::cpu_goes(cpu)).is_err() => {
+            bmk::message!("too little memory to take CPU {number} out of use");
+        }
+        _ => {}
+    }
+}
+
+/// Rests the calling CPU, until [`start`].
+pub fn rest(cpu: u32) {
+    // Events that came before its channels were moved are in its queues.
+    events::deliver_here();
+    let _ = hypercall::vcpu_plain(cpu, PlainVcpu::StopTimer);
+    let _ = hypercall::vcpu_plain(cpu, PlainVcpu::Down);
+}
+
+/// Whether a CPU rests.
+pub fn rests(cpu: u32) -> bool {
+    hypercall::vcpu_plain(cpu, PlainVcpu::IsUp) == Ok(0)
 }
 
 /// `struct vcpu_hvm_context` with 64-bit registers.
@@ -56,7 +117,7 @@ const EFER: u64 = 0xd01;
 /// The bit that is always set.
 const RFLAGS: u64 = 2;
 
-/// Starts a CPU, in 64-bit mode at once.
+/// Starts a CPU, in 64-bit mode at once; one that rests goes on. In a domain that was restored, those that rested were not saved.
 pub fn start(cpu: u32, start: &CpuStart) {
     let context = Context {
         mode: MODE_64,
@@ -71,8 +132,9 @@ pub fn start(cpu: u32, start: &CpuStart) {
         efer: EFER,
         ..Context::default()
     };
-    // Whoever waits for the CPU says so if it doesn't come.
-    let _ = memory::register_cpu(cpu)
-        .and_then(|()| hypercall::vcpu(cpu, &context))
-        .and_then(|_| hypercall::vcpu_plain(cpu, PlainVcpu::Up));
+    // Whoever waits for the CPU says so if it doesn't come. The first is an error for one that rests, as it should be.
+    let _ = memory::register_cpu(cpu);
+    if matches!(hypercall::vcpu(cpu, &context), Ok(_) | Err(EXISTS)) {
+        let _ = hypercall::vcpu_plain(cpu, PlainVcpu::Up);
+    }
 }

@@ -108,6 +108,8 @@ pub fn vcpu<T: VcpuOperation>(cpu: u32, operation: &T) -> Result<i64, i64> {
 pub enum PlainVcpu {
     /// Makes it run.
     Up = 1,
+    /// Makes it rest; the calling one at once, until it is made to run.
+    Down = 2,
     /// 1 if it runs, an error if there is no such CPU.
     IsUp = 3,
     /// Disarms its single-shot timer.

@@ -90,7 +90,11 @@ impl Platform for Xen {
     }
 
     fn cpus(&self) -> Vec<HardwareCpu> {
-        cpus::usable()
+        cpus::all()
+    }
+
+    fn cpu_wanted(&self, cpu: HardwareCpu) -> bool {
+        cpus::wanted(cpu)
     }
 
     fn initialise_cpu(&self) {
@@ -100,6 +104,14 @@ impl Platform for Xen {
 
     fn start_cpu(&self, cpu: HardwareCpu, start: &CpuStart) {
         cpus::start(cpu, start);
+    }
+
+    fn rest_cpu(&self) {
+        cpus::rest(current_vcpu());
+    }
+
+    fn cpu_rests(&self, cpu: HardwareCpu) -> bool {
+        cpus::rests(cpu)
     }
 
     fn starts_in_real_mode(&self) -> bool {
@@ -129,6 +141,7 @@ impl Platform for Xen {
     fn start_devices(&self) {
         control::start();
         balloon::start();
+        cpus::follow();
         xenbus::start();
     }
 

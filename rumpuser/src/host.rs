@@ -271,6 +271,10 @@ impl Hypercalls for Host {
         1
     }
 
+    fn rumpuser_cpu_online() -> crate::CpuSet {
+        1
+    }
+
     fn rumpuser_cpu_times(_cpu: usize) -> (u64, u64, u64) {
         (0, 0, 0)
     }

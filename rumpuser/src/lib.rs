@@ -149,8 +149,11 @@ macro_rules! with_hypercalls {
         fn rumpuser_interrupts_restore(state: usize);
         /// The calling CPU's number, 0 to count - 1. Stable only with preemption disabled.
         fn rumpuser_cpu() -> usize;
-        /// How many CPUs run.
+        /// How many CPUs there may be: their numbers are below this, which doesn't change. Those that run now are
+        /// [`rumpuser_cpu_online`].
         fn rumpuser_cpu_count() -> usize;
+        /// The CPUs that run. A host may take some away, and give them; the first one always runs.
+        fn rumpuser_cpu_online() -> $crate::CpuSet;
         /// Time the CPU spent (in user mode, in the kernel, idle).
         fn rumpuser_cpu_times(cpu: usize) -> (u64, u64, u64);
         /// What the CPU did.

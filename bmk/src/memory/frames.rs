@@ -159,6 +159,15 @@ fn free_cached(frame: u64) {
     cache.count.set(count + 1);
 }
 
+/// Gives back the frames that the calling CPU keeps. Interrupts are disabled.
+pub fn drain_cache() {
+    let cache = &cpu::current().frame_cache;
+    let mut buddy = BUDDY.lock();
+    for frame in &cache.frames[..cache.count.replace(0)] {
+        buddy.free(u64::from(frame.get()), 0);
+    }
+}
+
 /// Gives back frames whose references are gone or don't matter (the heap's).
 pub fn free_range(first: u64, frames: u64) {
     for frame in first..first + frames {

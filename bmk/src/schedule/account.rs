@@ -78,6 +78,7 @@ pub fn cpu_times(cpu: usize) -> (u64, u64, u64) {
     let (busy, idle) = (scheduler.busy.load(Ordering::Relaxed), scheduler.idled.load(Ordering::Relaxed));
     let kernel = scheduler.kernel.load(Ordering::Relaxed).min(busy);
     let open = clock::now().saturating_sub(scheduler.accounted.load(Ordering::Relaxed));
+    let open = if cpu::online() & 1 << cpu.number == 0 { 0 } else { open };
     if IDLE.load(Ordering::Relaxed) & 1 << cpu.number != 0 {
         (busy - kernel, kernel, idle + open)
     } else {
@@ -88,7 +89,8 @@ pub fn cpu_times(cpu: usize) -> (u64, u64, u64) {
 /// What a CPU did.
 pub fn cpu_statistics(cpu: usize) -> CpuStatistics {
     let Some(cpu) = cpu::get(cpu) else { return CpuStatistics::default() };
-    let running = usize::from(IDLE.load(Ordering::Relaxed) & 1 << cpu.number == 0);
+    let works = cpu::online() & !IDLE.load(Ordering::Relaxed);
+    let running = usize::from(works & 1 << cpu.number != 0);
     let interrupts = |vector: u8| cpu.interrupts[usize::from(vector)].load(Ordering::Relaxed);
     CpuStatistics {
         stolen: platform().stolen_time(cpu::hardware_of(cpu.number)),

@@ -9,7 +9,7 @@ use super::{IDLE, POLLING, put_off, reschedule};
 use crate::{
     clock,
     cpu::{self, Cpu},
-    machine,
+    hotplug, machine,
 };
 
 /// The longest watch, in nanoseconds.
@@ -27,6 +27,9 @@ pub fn run() -> ! {
     let mut quiet = false;
     loop {
         reschedule();
+        if cpu::online() & bit == 0 {
+            hotplug::rest(cpu);
+        }
         IDLE.fetch_or(bit, Ordering::SeqCst);
         if !(cpu::count() > 1 && poll(cpu)) && cpu.reschedule.load(Ordering::SeqCst) == 0 {
             if quiet {

@@ -22,7 +22,7 @@ use rumpuser::{NEVER, OutOfMemory, ThreadSpec};
 use account::account;
 pub use account::{account_entry, account_trap, cpu_statistics, cpu_times, runtime_of};
 use wake::kick;
-pub use wake::{affinity_changed, enqueue, kick_if_running, wake};
+pub use wake::{affinity_changed, enqueue, evacuate, kick_if_running, wake};
 
 use crate::{
     clock,
@@ -118,15 +118,28 @@ static THREADS: AtomicUsize = AtomicUsize::new(0);
 /// How many threads the queues have room for.
 static CAPACITY: IrqLock<usize> = IrqLock::new(0);
 
-/// Makes the calling code the CPU's idle thread.
+/// Makes the calling code the CPU's idle thread, anew if the CPU has begun anew.
 pub fn adopt(cpu: &'static Cpu, stack_top: usize) {
-    let idle = Thread::idle(cpu.number, stack_top);
+    let idle = idle_of(cpu).unwrap_or_else(|| Thread::idle(cpu.number, stack_top));
     cpu.scheduler.idle.set(idle);
     cpu.current.set(idle);
-    cpu.scheduler.accounted.store(clock::now(), Ordering::Relaxed);
+    restart_account(cpu);
     let capacity = CAPACITY.lock();
     let _ = cpu.scheduler.queue.lock().ready.reserve(*capacity);
     let _ = cpu.scheduler.sleepers.lock().reserve(*capacity);
+}
+
+/// The CPU's idle thread, if it has run.
+pub fn idle_of(cpu: &Cpu) -> Option<&'static Thread> {
+    // SAFETY: set by `adopt`, never freed.
+    unsafe { cpu.scheduler.idle.get().as_ref() }
+}
+
+/// Begins the account of a CPU that did nothing until now.
+pub fn restart_account(cpu: &Cpu) {
+    cpu.scheduler.accounted.store(clock::now(), Ordering::Relaxed);
+    cpu.scheduler.armed.set(NEVER);
+    cpu.scheduler.slice_end.set(NEVER);
 }
 
 /// Makes room for one more thread in every queue.
@@ -237,8 +250,9 @@ fn pass(yielding: bool) {
 }
 
 fn allowed_here(thread: &Thread, cpu: &Cpu) -> bool {
+    let online = cpu::online();
     let affinity = thread.affinity.load(Ordering::SeqCst);
-    affinity & 1 << cpu.number != 0 || affinity & cpu::online() == 0
+    online & 1 << cpu.number != 0 && (affinity & 1 << cpu.number != 0 || affinity & online == 0)
 }
 
 /// Takes a thread from another CPU's queue, the longest first.

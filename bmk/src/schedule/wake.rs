@@ -102,6 +102,27 @@ pub fn kick_if_running(thread: &Thread) {
     interrupts_restore(flags);
 }
 
+/// Moves every ready thread away from a CPU that is to run none, and wakes those that sleep with its timer: they look again, and
+/// sleep elsewhere. Interrupts are disabled; the CPU is the caller.
+pub fn evacuate(cpu: &Cpu) {
+    let scheduler = &cpu.scheduler;
+    loop {
+        let mut queue = scheduler.queue.lock();
+        let (thread, minimum) = (queue.ready.pop(), queue.minimum);
+        scheduler.length.store(queue.ready.len(), Ordering::Relaxed);
+        drop(queue);
+        let Some(thread) = thread else { break };
+        leave(thread, minimum, clock::now());
+        enqueue(thread);
+    }
+    loop {
+        let thread = scheduler.sleepers.lock().pop();
+        let Some(thread) = thread else { break };
+        wake(thread);
+    }
+    scheduler.virtual_runtime.store(0, Ordering::Relaxed);
+}
+
 /// Moves a thread that may not stay where it is.
 pub fn affinity_changed(thread: &Thread) {
     let flags = machine::interrupts_disable();

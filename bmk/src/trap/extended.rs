@@ -241,7 +241,7 @@ pub fn load_for_user(cpu: &cpu::Cpu, thread: &Thread) {
 
 /// The calling CPU holds the state of no thread that goes to user mode any more: one that left it was saved, and has to be
 /// loaded again. Interrupts are disabled.
-fn disown() {
+pub fn disown() {
     cpu::current().extended_owner.set(core::ptr::null());
 }
 

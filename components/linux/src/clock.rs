@@ -78,7 +78,7 @@ impl Clock {
     pub fn deadline(&self, time: u64) -> u64 {
         let left = time.saturating_sub(self.now());
         let left = match self {
-            Clock::Process(_) => left / rumpuser::rumpuser_cpu_count().max(1) as u64,
+            Clock::Process(_) => left / u64::from(rumpuser::rumpuser_cpu_online().count_ones().max(1)),
             _ => left,
         };
         rumpuser_clock_monotonic().saturating_add(left).min(NEVER - 1)

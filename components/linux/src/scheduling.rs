@@ -4,7 +4,7 @@ use alloc::{sync::Arc, vec};
 use core::sync::atomic::Ordering;
 
 use rumpkern::{Errno, Result};
-use rumpuser::{CpuSet, rumpuser_cpu, rumpuser_cpu_count, rumpuser_yield};
+use rumpuser::{CpuSet, rumpuser_cpu, rumpuser_cpu_online, rumpuser_yield};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{
@@ -33,11 +33,12 @@ fn may_change(task: &Task, other: &Task) -> bool {
     own.euid == its.uid || own.euid == its.euid || own.capable(CAP_SYS_NICE)
 }
 
-/// All CPUs that run.
-fn all_cpus() -> CpuSet {
-    match rumpuser_cpu_count() {
-        count @ 0..64 => (1 << count) - 1,
-        _ => CpuSet::MAX,
+/// The CPUs that run, of those on which a thread may; all that run if none of them does.
+pub fn allowed(affinity: CpuSet) -> CpuSet {
+    let online = rumpuser_cpu_online();
+    match affinity & online {
+        0 => online,
+        allowed => allowed,
     }
 }
 
@@ -56,8 +57,8 @@ pub fn sched_setaffinity(task: &Task, tid: i32, length: usize, mask: usize) -> R
     let mut bytes = [0; size_of::<CpuSet>()];
     let given = length.min(bytes.len());
     read_bytes(mask, &mut bytes[..given])?;
-    let set = CpuSet::from_le_bytes(bytes) & all_cpus();
-    if set == 0 {
+    let set = CpuSet::from_le_bytes(bytes);
+    if set & rumpuser_cpu_online() == 0 {
         return Err(Errno::EINVAL);
     }
     if let Some(thread) = other.thread() {
@@ -73,7 +74,7 @@ pub fn sched_getaffinity(task: &Task, tid: i32, length: usize, mask: usize) -> R
         return Err(Errno::EINVAL);
     }
     let other = find(task, tid)?;
-    let set = other.thread().map_or(CpuSet::MAX, |thread| thread.affinity()) & all_cpus();
+    let set = allowed(other.thread().map_or(CpuSet::MAX, |thread| thread.affinity()));
     write_bytes(mask, &set.to_le_bytes())?;
     Ok(SIZE)
 }
@@ -321,7 +322,7 @@ pub fn membarrier(task: &Task, command: i32, flags: u32, _cpu: i32) -> Result<us
 fn synchronise(task: &Task) -> Result<()> {
     let thread = task.thread().ok_or(Errno::ESRCH)?;
     let before = thread.affinity();
-    for cpu in 0..rumpuser_cpu_count().min(64) {
+    for cpu in (0..64).filter(|cpu| rumpuser_cpu_online() & 1 << cpu != 0) {
         // Running there means that whatever ran there was switched out, which orders its memory accesses.
         thread.set_affinity(1 << cpu);
     }

@@ -4,8 +4,7 @@ use alloc::vec::Vec;
 
 use rumpkern::{Errno, Result};
 use rumpuser::{
-    Halt, rumpuser_clock_monotonic, rumpuser_cpu_count, rumpuser_getrandom, rumpuser_interrupted,
-    rumpuser_memory_statistics,
+    Halt, rumpuser_clock_monotonic, rumpuser_getrandom, rumpuser_interrupted, rumpuser_memory_statistics,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -245,14 +244,6 @@ pub fn unshare(task: &Task, flags: u64) -> Result<usize> {
         task.unshare_filesystem();
     }
     Ok(0)
-}
-
-/// For /proc and /sys: how many CPUs there are, as a list (`0-3`).
-pub fn cpu_list() -> alloc::string::String {
-    match rumpuser_cpu_count() {
-        0 | 1 => alloc::string::String::from("0"),
-        count => alloc::format!("0-{}", count - 1),
-    }
 }
 
 #[cfg(test)]

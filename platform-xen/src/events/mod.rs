@@ -43,6 +43,8 @@ struct Events {
     handlers: Vec<InterruptLock<Option<InterruptHandler>>>,
     /// The channel of [`WAKE_VECTOR`], for each CPU; 0 without one.
     wake: [AtomicU32; bmk::cpu::MAXIMUM],
+    /// The CPU to which each channel of a device belongs, and goes back when it comes again. Held while channels are bound.
+    homes: InterruptLock<Box<[u8]>>,
 }
 
 static EVENTS: OnceBox<Events> = OnceBox::new();
@@ -62,7 +64,8 @@ pub fn initialise(command_line: &str) -> Result<(), OutOfMemory> {
         }
     };
     let handlers = (0..PORTS).map(|_| InterruptLock::new(None)).collect();
-    let _ = EVENTS.set(Box::new(Events { abi, handlers, wake: [const { AtomicU32::new(0) }; _] }));
+    let homes = InterruptLock::new(alloc::vec![0; PORTS].into());
+    let _ = EVENTS.set(Box::new(Events { abi, handlers, wake: [const { AtomicU32::new(0) }; _], homes }));
     let vector = bmk::trap::allocate_vector(Box::new(interrupted)).ok_or(OutOfMemory)?;
     upcall::initialise(vector).map_err(|_| OutOfMemory)
 }
@@ -72,6 +75,7 @@ pub fn initialise(command_line: &str) -> Result<(), OutOfMemory> {
 pub fn resume() -> Result<Vec<InterruptHandler>, i64> {
     let Some(events) = events() else { return Err(-1) };
     let handlers = events.handlers.iter().filter_map(|slot| slot.lock().take()).collect();
+    events.homes.lock().fill(0);
     match &events.abi {
         Abi::Fifo(fifo) => fifo.resume()?,
         Abi::TwoLevel => two_level::mask_all(),
@@ -127,9 +131,33 @@ pub fn allocate(remote: u16) -> Option<Port> {
     None
 }
 
-/// Has a channel's events delivered to a CPU.
+/// Has a channel's events delivered to a CPU, while that runs.
 pub fn bind(port: Port, cpu: u32) {
-    let _ = operations::perform(BindCpu { port, cpu });
+    let Some(events) = events() else { return };
+    let mut homes = events.homes.lock();
+    if let Some(home) = homes.get_mut(port as usize) {
+        *home = u8::try_from(cpu).unwrap_or(0);
+    }
+    let runs = bmk::cpu::online() & 1 << cpu != 0;
+    let _ = operations::perform(BindCpu { port, cpu: if runs { cpu } else { 0 } });
+}
+
+/// Has the events that a CPU gets delivered to the first one.
+pub fn cpu_goes(cpu: u32) {
+    move_events(cpu, 0);
+}
+
+/// Has a CPU that runs again get its events.
+pub fn cpu_came(cpu: u32) {
+    move_events(cpu, cpu);
+}
+
+fn move_events(home: u32, cpu: u32) {
+    let Some(events) = events() else { return };
+    let homes = events.homes.lock();
+    for (port, _) in homes.iter().enumerate().filter(|(_, its)| u32::from(**its) == home) {
+        let _ = operations::perform(BindCpu { port: port as u32, cpu });
+    }
 }
 
 /// Tells the other side.
@@ -142,6 +170,11 @@ pub fn notify(port: Port) {
 
 /// Closes a channel; its handler doesn't run any more.
 pub fn close(port: Port) {
+    if let Some(home) =
+        events().map(|events| events.homes.lock()).as_mut().and_then(|homes| homes.get_mut(port as usize))
+    {
+        *home = 0;
+    }
     let _ = operations::perform(Close { port });
     let handler = events().and_then(|events| events.handlers.get(port as usize)?.lock().take());
     drop(handler);
@@ -159,9 +192,15 @@ fn deliver(events: &Events, port: Port) {
 fn interrupted() {
     // Before the look, so that what comes after it makes an upcall of its own.
     upcall::taken();
+    deliver_here();
+}
+
+/// Delivers what waits for the calling CPU. Interrupts are disabled.
+pub fn deliver_here() {
     let cpu = crate::current_vcpu();
-    let (Some(events), Some(information)) = (events(), memory::cpu(cpu)) else { return };
-    deliver_all(events, cpu, information);
+    if let (Some(events), Some(information)) = (events(), memory::cpu(cpu)) {
+        deliver_all(events, cpu, information);
+    }
 }
 
 fn deliver_all(events: &Events, cpu: u32, information: &VcpuInformation) {

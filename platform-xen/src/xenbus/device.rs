@@ -336,7 +336,7 @@ impl XenbusDevice for Device {
 
     fn establish_event(&self, cpu: usize, handler: InterruptHandler) -> Option<u32> {
         let port = events::allocate(self.domain.load(Ordering::Relaxed))?;
-        events::bind(port, bmk::cpu::hardware_of(cpu));
+        events::bind(port, u32::try_from(cpu).unwrap_or(0));
         if events::establish(port, handler) {
             return Some(port);
         }

@@ -5,7 +5,7 @@ use core::fmt::Write;
 
 use rumpuser::{
     CpuStatistics, rumpuser_clock_monotonic, rumpuser_clock_realtime, rumpuser_cpu_count,
-    rumpuser_cpu_statistics, rumpuser_cpu_times,
+    rumpuser_cpu_online, rumpuser_cpu_statistics, rumpuser_cpu_times,
 };
 use rumpvfs::generated::{Entry, Fixed};
 
@@ -28,16 +28,19 @@ pub(super) fn add(fixed: &mut Fixed) {
     fixed.add("rumprun", Entry::directory(own));
 }
 
-fn cpus() -> Vec<CpuStatistics> {
-    (0..rumpuser_cpu_count()).map(rumpuser_cpu_statistics).collect()
+/// What each CPU did that runs, by number.
+fn cpus() -> Vec<(usize, CpuStatistics)> {
+    let online = rumpuser_cpu_online();
+    let numbers = (0..64).filter(|cpu| online & 1 << cpu != 0);
+    numbers.map(|cpu| (cpu, rumpuser_cpu_statistics(cpu))).collect()
 }
 
 /// How many threads run or could run.
 pub(super) fn runnable() -> usize {
-    cpus().iter().map(|cpu| cpu.runnable).sum()
+    cpus().iter().map(|(_, cpu)| cpu.runnable).sum()
 }
 
-/// (user, kernel, idle) of all CPUs together.
+/// (user, kernel, idle) of all CPUs together, with those that don't run any more.
 pub(super) fn all_times() -> (u64, u64, u64) {
     (0..rumpuser_cpu_count())
         .map(rumpuser_cpu_times)
@@ -45,9 +48,9 @@ pub(super) fn all_times() -> (u64, u64, u64) {
 }
 
 /// The vectors of devices that have interrupted, in order.
-fn vectors(cpus: &[CpuStatistics]) -> Vec<u8> {
+fn vectors(cpus: &[(usize, CpuStatistics)]) -> Vec<u8> {
     let mut vectors: Vec<u8> =
-        cpus.iter().flat_map(|cpu| cpu.device_interrupts.iter().map(|(vector, _)| *vector)).collect();
+        cpus.iter().flat_map(|(_, cpu)| cpu.device_interrupts.iter().map(|(vector, _)| *vector)).collect();
     vectors.sort_unstable();
     vectors.dedup();
     vectors
@@ -66,11 +69,11 @@ fn stat() -> Vec<u8> {
         let [user, kernel, idle, stolen] = [user, kernel, idle, stolen].map(|time| time / TICK);
         let _ = writeln!(text, "{name} {user} 0 {kernel} {idle} 0 0 0 {stolen} 0 0");
     };
-    line("cpu ", all_times(), cpus.iter().map(|cpu| cpu.stolen).sum());
-    for (number, cpu) in cpus.iter().enumerate() {
-        line(&format!("cpu{number}"), rumpuser_cpu_times(number), cpu.stolen);
+    line("cpu ", all_times(), cpus.iter().map(|(_, cpu)| cpu.stolen).sum());
+    for (number, cpu) in &cpus {
+        line(&format!("cpu{number}"), rumpuser_cpu_times(*number), cpu.stolen);
     }
-    let all = |pick: fn(&CpuStatistics) -> u64| -> u64 { cpus.iter().map(pick).sum() };
+    let all = |pick: fn(&CpuStatistics) -> u64| -> u64 { cpus.iter().map(|(_, cpu)| pick(cpu)).sum() };
     let devices = all(|cpu| cpu.device_interrupts.iter().map(|(_, count)| count).sum());
     let interrupts = devices + all(|cpu| cpu.timer_interrupts + cpu.wake_interrupts);
     let booted = rumpuser_clock_realtime().saturating_sub(rumpuser_clock_monotonic()) / SECOND;
@@ -85,9 +88,9 @@ fn stat() -> Vec<u8> {
     text.into_bytes()
 }
 
-fn heading(cpus: &[CpuStatistics]) -> String {
+fn heading(cpus: &[(usize, CpuStatistics)]) -> String {
     let mut text = String::from("     ");
-    for cpu in 0..cpus.len() {
+    for (cpu, _) in cpus {
         let _ = write!(text, "      CPU{cpu:<2}");
     }
     text.push('\n');
@@ -99,7 +102,7 @@ fn interrupts() -> Vec<u8> {
     let mut text = heading(&cpus);
     let mut line = |label: &str, what: &str, pick: &dyn Fn(&CpuStatistics) -> u64| {
         let _ = write!(text, "{label:>4}:");
-        for cpu in &cpus {
+        for (_, cpu) in &cpus {
             let _ = write!(text, " {:>10}", pick(cpu));
         }
         let _ = writeln!(text, "   {what}");
@@ -130,7 +133,7 @@ fn softirqs() -> Vec<u8> {
 /// As Linux's Documentation/scheduler/sched-stats, version 15: switches and time on the CPU are known.
 fn schedstat() -> Vec<u8> {
     let mut text = format!("version 15\ntimestamp {}\n", rumpuser_clock_monotonic() / JIFFY);
-    for (index, cpu) in cpus().iter().enumerate() {
+    for (index, cpu) in cpus() {
         let (user, kernel, _) = rumpuser_cpu_times(index);
         let _ = writeln!(text, "cpu{index} 0 0 {0} 0 0 0 {1} 0 {0}", cpu.switches, user + kernel);
     }

@@ -4,7 +4,7 @@ use alloc::{string::String, vec::Vec};
 use core::fmt::Write;
 
 use raw_cpuid::CpuId;
-use rumpuser::{rumpuser_cpu_count, rumpuser_cpu_info};
+use rumpuser::{rumpuser_cpu_info, rumpuser_cpu_online};
 
 /// The text. All CPUs are alike.
 pub(super) fn text() -> Vec<u8> {
@@ -18,12 +18,13 @@ pub(super) fn text() -> Vec<u8> {
         .get_processor_capacity_feature_info()
         .map_or((36, 48), |info| (info.physical_address_bits(), info.linear_address_bits()));
     let line = feature.as_ref().map_or(64, |info| u32::from(info.cflush_cache_line_size()) * 8);
-    let count = rumpuser_cpu_count();
+    let online = rumpuser_cpu_online();
+    let count = online.count_ones();
     let flags = flags(&cpuid);
     // Without a loop that was timed, twice the frequency is what Linux shows.
     let bogomips = frequency * 2;
     let mut text = String::new();
-    for cpu in 0..count {
+    for cpu in (0..64).filter(|cpu| online & 1 << cpu != 0) {
         let _ = write!(
             text,
             "processor\t: {cpu}\nvendor_id\t: {vendor}\ncpu family\t: {family}\nmodel\t\t: {model}\n\

@@ -24,6 +24,7 @@ use rumpvfs::{
 
 use crate::{process::Process, registry, task::Task};
 
+pub(crate) use status::list as cpu_list;
 pub use system::set_command_line;
 
 /// `f_type` of statfs(2).

@@ -4,11 +4,13 @@ mod network;
 
 use alloc::{format, string::String, sync::Arc, vec::Vec};
 
-use rumpuser::{rumpuser_cpu_count, rumpuser_cpu_info};
+use rumpuser::{CpuSet, rumpuser_cpu_count, rumpuser_cpu_info, rumpuser_cpu_online};
 use rumpvfs::{
     generated::{Directory, Entry, Fixed, GeneratedFs},
     vnode::{FileSystem, Kind},
 };
+
+use crate::procfs::cpu_list;
 
 /// `f_type` of statfs(2).
 const MAGIC: u64 = 0x6265_6572;
@@ -66,17 +68,22 @@ fn clock_source() -> Entry {
     )
 }
 
-/// `0-3`: all CPUs.
-fn range() -> Vec<u8> {
-    let last = rumpuser_cpu_count() - 1;
-    if last == 0 { b"0\n".to_vec() } else { format!("0-{last}\n").into_bytes() }
+/// All CPUs that there may be.
+fn possible() -> CpuSet {
+    match rumpuser_cpu_count() {
+        count @ 0..64 => (1 << count) - 1,
+        _ => CpuSet::MAX,
+    }
 }
 
-/// All CPUs as a mask in hexadecimal, 32 bits between commas.
+/// `0-3`: the CPUs that run.
+fn range() -> Vec<u8> {
+    format!("{}\n", cpu_list(rumpuser_cpu_online())).into_bytes()
+}
+
+/// The CPUs that run as a mask in hexadecimal, 32 bits between commas.
 fn mask() -> Vec<u8> {
-    let count = rumpuser_cpu_count().min(64);
-    let set = if count == 64 { u64::MAX } else { (1 << count) - 1 };
-    single_mask(set)
+    single_mask(rumpuser_cpu_online())
 }
 
 fn single_mask(set: u64) -> Vec<u8> {
@@ -89,13 +96,15 @@ fn single_mask(set: u64) -> Vec<u8> {
 }
 
 fn cpus() -> Fixed {
+    let all = || format!("{}\n", cpu_list(possible())).into_bytes();
+    let offline = || format!("{}\n", cpu_list(possible() & !rumpuser_cpu_online())).into_bytes();
     Fixed::new()
         .with("isolated", Entry::constant("\n"))
         .with("kernel_max", Entry::constant("63\n"))
-        .with("offline", Entry::constant("\n"))
+        .with("offline", Entry::text(offline))
         .with("online", Entry::text(range))
-        .with("possible", Entry::text(range))
-        .with("present", Entry::text(range))
+        .with("possible", Entry::text(all))
+        .with("present", Entry::text(all))
 }
 
 /// The directory of CPUs: some files, and a directory for each.

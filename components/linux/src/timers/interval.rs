@@ -81,7 +81,7 @@ impl IntervalTimer {
             // CPU time passes as fast as there are CPUs, at most.
             let left = setting.expires.saturating_sub(self.now(process));
             rumpuser_clock_monotonic()
-                + (left / rumpuser::rumpuser_cpu_count().max(1) as u64).max(SHORTEST_PERIOD)
+                + (left / u64::from(rumpuser::rumpuser_cpu_online().count_ones().max(1))).max(SHORTEST_PERIOD)
         };
         // Without memory for the service's thread the timer is lost, as anything else would be.
         let _ = self.callout.schedule(deadline);
