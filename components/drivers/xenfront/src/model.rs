@@ -30,6 +30,7 @@ pub struct Model {
     keeps: AtomicBool,
     restarted: AtomicBool,
     stopped: AtomicBool,
+    slow: AtomicBool,
     state: AtomicU32,
     frontend: AtomicU32,
 }
@@ -49,6 +50,7 @@ impl Model {
             keeps: AtomicBool::new(false),
             restarted: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
+            slow: AtomicBool::new(false),
             state: AtomicU32::new(xenbus_state::INIT_WAIT),
             frontend: AtomicU32::new(0),
         })
@@ -125,6 +127,11 @@ impl Model {
         });
     }
 
+    /// The backend doesn't connect as long as anybody waits for it.
+    pub fn take_time(&self) {
+        self.slow.store(true, Ordering::SeqCst);
+    }
+
     /// Makes the backend a new one, which waits for the frontend and knows nothing of before.
     pub fn restart(&self) {
         self.grants.lock().unwrap().clear();
@@ -167,7 +174,8 @@ impl XenbusDevice for Model {
 
     fn set_state(&self, state: u32) {
         self.frontend.store(state, Ordering::SeqCst);
-        if matches!(state, xenbus_state::INITIALISED | xenbus_state::CONNECTED) {
+        let connects = matches!(state, xenbus_state::INITIALISED | xenbus_state::CONNECTED);
+        if connects && !self.slow.load(Ordering::SeqCst) {
             self.state.store(xenbus_state::CONNECTED, Ordering::SeqCst);
         }
     }

@@ -95,6 +95,7 @@ pub fn open(device: &Arc<dyn XenbusDevice>, takes_offloads: bool) -> Result<Arc<
         upcalls: OnceBox::new(),
         stopped: AtomicBool::new(false),
         connected: AtomicBool::new(false),
+        broken: AtomicBool::new(false),
         moved: AtomicBool::new(false),
     });
     net.connect()?;
@@ -148,12 +149,22 @@ impl Net {
         let published = self.device.publish(&values);
         self.device.set_state(xenbus_state::CONNECTED);
         let ends = [xenbus_state::CONNECTED, xenbus_state::CLOSING, xenbus_state::CLOSED];
-        if !published || self.device.wait_for_backend(&ends) != xenbus_state::CONNECTED {
-            return Err(Refused);
+        match self.device.wait_for_backend(&ends) {
+            _ if !published => Err(Refused),
+            xenbus_state::CONNECTED => {
+                self.begin();
+                Ok(())
+            }
+            // It takes its time (a script of the backend's host, for one): the carrier is missing until then.
+            xenbus_state::INIT_WAIT | xenbus_state::INITIALISED => Ok(()),
+            _ => Err(Refused),
         }
+    }
+
+    /// The backend works with the rings from now on.
+    pub(super) fn begin(&self) {
         self.connected.store(true, Ordering::SeqCst);
         self.queues.iter().for_each(|queue| self.notify(queue));
-        Ok(())
     }
 
     /// Takes all pages back.
@@ -168,7 +179,7 @@ impl Net {
     /// Goes on with a backend that has taken the place of the one before, if it offers as much. The channels of before are
     /// closed, or those of another domain.
     pub fn reconnect(self: &Arc<Self>) -> bool {
-        if self.stopped.load(Ordering::SeqCst) {
+        if self.stopped.load(Ordering::SeqCst) || self.broken.load(Ordering::SeqCst) {
             return false;
         }
         self.connected.store(false, Ordering::SeqCst);
@@ -186,6 +197,9 @@ impl Net {
                 self.upcall(|upcalls| upcalls.gone());
             }
             return gone;
+        }
+        if !self.connected.load(Ordering::SeqCst) {
+            return true;
         }
         self.moved.store(true, Ordering::SeqCst);
         self.upcall(|upcalls| upcalls.link_changed());

@@ -8,7 +8,7 @@ mod receive;
 mod tests;
 mod transmit;
 
-use alloc::{boxed::Box, sync::Arc};
+use alloc::{boxed::Box, string::ToString, sync::Arc};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use once_cell::race::OnceBox;
@@ -60,6 +60,8 @@ pub struct Net {
     upcalls: OnceBox<Box<dyn Upcalls>>,
     stopped: AtomicBool,
     connected: AtomicBool,
+    /// The backend doesn't keep to the protocol.
+    broken: AtomicBool,
     /// The backend is another one, perhaps elsewhere: the neighbours are to be told.
     moved: AtomicBool,
 }
@@ -67,7 +69,7 @@ pub struct Net {
 /// Takes a network device into use.
 pub fn attach(device: &Arc<dyn XenbusDevice>, networks: &Networks) -> Result<(), Refused> {
     let net = connect::open(device, networks.offloads)?;
-    let (changing, resuming) = (Arc::downgrade(&net), Arc::downgrade(&net));
+    let (changing, resuming, waiting) = (Arc::downgrade(&net), Arc::downgrade(&net), net.clone());
     if !(networks.attach)(net) {
         return Err(Refused);
     }
@@ -77,6 +79,11 @@ pub fn attach(device: &Arc<dyn XenbusDevice>, networks: &Networks) -> Result<(),
         }
     }));
     device.set_resume_handler(Box::new(move || resuming.upgrade().is_some_and(|net| net.reconnect())));
+    // It may have changed before anybody listened.
+    let connected = xenbus_state::CONNECTED.to_string();
+    if device.backend_value("state").is_some_and(|state| state.trim() == connected) {
+        waiting.backend_changed(xenbus_state::CONNECTED);
+    }
     Ok(())
 }
 
@@ -112,7 +119,8 @@ impl Net {
 
     /// Gives a device up whose backend doesn't keep to the protocol.
     fn check<T>(&self, result: Result<T, Violation>) -> Option<T> {
-        if result.is_err() && self.connected.swap(false, Ordering::SeqCst) {
+        if result.is_err() && !self.broken.swap(true, Ordering::SeqCst) {
+            self.connected.store(false, Ordering::SeqCst);
             self.upcall(|upcalls| upcalls.gone());
         }
         result.ok()
@@ -123,6 +131,12 @@ impl Net {
         match state {
             // Another may come in its place.
             GONE if !stopped => self.disconnect(),
+            xenbus_state::CONNECTED if self.waits() => {
+                self.begin();
+                self.moved.store(true, Ordering::SeqCst);
+                self.upcall(|upcalls| upcalls.link_changed());
+                (0..self.used()).for_each(|index| self.interrupt(index));
+            }
             xenbus_state::CLOSING | xenbus_state::CLOSED | GONE => {
                 self.connected.store(false, Ordering::SeqCst);
                 self.upcall(|upcalls| upcalls.gone());
@@ -136,8 +150,21 @@ impl Net {
         }
     }
 
+    /// Whether the backend has rings with which it doesn't work yet.
+    fn waits(&self) -> bool {
+        !self.connected.load(Ordering::SeqCst)
+            && !self.broken.load(Ordering::SeqCst)
+            && self.has_rings()
+            && !self.stopped.load(Ordering::SeqCst)
+    }
+
+    fn has_rings(&self) -> bool {
+        self.queues.iter().any(|queue| queue.transmit.lock().is_some())
+    }
+
     fn disconnect(&self) {
-        if self.connected.swap(false, Ordering::SeqCst) {
+        self.connected.store(false, Ordering::SeqCst);
+        if self.has_rings() {
             self.close_events();
             self.release();
             self.upcall(|upcalls| upcalls.link_changed());
@@ -166,7 +193,7 @@ impl NetworkDevice for Net {
     fn stop(&self) {
         if !self.stopped.swap(true, Ordering::SeqCst) {
             self.close_events();
-            if self.queues.iter().any(|queue| queue.transmit.lock().is_some()) {
+            if self.has_rings() {
                 // So that the backend lets go of the pages.
                 self.device.set_state(xenbus_state::CLOSED);
             }

@@ -281,3 +281,24 @@ fn a_backend_with_fewer_queues_serves_them_all() {
         assert!(!net.arm(queue));
     }
 }
+
+#[test]
+fn a_backend_that_takes_its_time_is_waited_for() {
+    let model = Model::new("vif", &FEATURES);
+    model.take_time();
+    let device: Arc<dyn XenbusDevice> = model.clone();
+    let net = open(&device, true).expect("a device");
+    assert!(!net.link_up() && model.granted() > 0);
+    net.backend_changed(xenbus_state::INIT_WAIT);
+    assert!(!net.link_up());
+    net.backend_changed(xenbus_state::CONNECTED);
+    assert!(net.link_up() && net.wants_announcement());
+    // One that leaves before it has come.
+    model.restart();
+    assert!(net.reconnect() && !net.link_up());
+    net.backend_changed(0);
+    assert!(!net.link_up());
+    assert_eq!(model.granted(), 0);
+    net.backend_changed(xenbus_state::CONNECTED);
+    assert!(!net.link_up());
+}
