@@ -48,8 +48,10 @@ int main(void) {
     signal(SIGALRM, handler);
     struct sigaction action = {.sa_handler = handler, .sa_flags = SA_RESTART};
     sigaction(SIGALRM, &action, NULL);
-    ualarm(20000, 0);
+    // Again and again, as a signal may come before the wait begins.
+    ualarm(20000, 20000);
     printf("signal %s\n", strerror(operate(set, 1, -1, 0)));
+    ualarm(0, 0);
 
     // Two processes take turns.
     int turns = 2000;
