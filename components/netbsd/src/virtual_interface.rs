@@ -157,12 +157,13 @@ impl Port {
 
     /// Gives the kernel a packet. With a virtual CPU.
     fn deliver(&self, packet: &Received, vector: &mut Vec<IoVector>) {
-        let Some(deliver) = rump_virtif_virt_deliverpkt() else { return };
+        let interface = self.interface.load(Ordering::Acquire);
+        let Some(deliver) = rump_virtif_virt_deliverpkt().filter(|_| !interface.is_null()) else { return };
         let pieces = packet.data.fragments().iter().map(Fragment::bytes);
         vector.clear();
         vector.extend(pieces.map(|bytes| IoVector { base: bytes.as_ptr(), length: bytes.len() }));
         // SAFETY: the kernel's function, with its interface and pieces that live as long as the packet.
-        unsafe { deliver(self.interface.load(Ordering::Acquire), vector.as_ptr(), vector.len()) };
+        unsafe { deliver(interface, vector.as_ptr(), vector.len()) };
     }
 
     /// Sends, after a while if the ring is full. A packet that can't be sent is lost.
@@ -266,9 +267,11 @@ pub unsafe extern "C" fn rumpcomp_virt_create(
         return EBUSY;
     }
     for index in 0..port.queues.len() {
-        let port = port.clone();
-        let main = Box::new(move || port.receive(index));
+        let served = port.clone();
+        let main = Box::new(move || served.receive(index));
         if thread::spawn(String::from("interrupt"), rumpuser::CpuSet::MAX, main).is_err() {
+            // The kernel gives its interface up; the threads there are have nothing to do.
+            port.interface.store(null_mut(), Ordering::SeqCst);
             return ENOMEM;
         }
     }

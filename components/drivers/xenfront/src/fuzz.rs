@@ -8,7 +8,10 @@ use rumpnet::{
     device::NetworkDevice,
     packet::{Chain, Checksum, Packet, Segmentation},
 };
-use rumpuser::{device::XenbusDevice, memory::PAGE_SIZE};
+use rumpuser::{
+    device::{GrantReference, XenbusDevice},
+    memory::PAGE_SIZE,
+};
 
 use crate::{
     block::queue::{Queue, REQUEST},
@@ -57,6 +60,28 @@ fn misbehave(bytes: &mut Bytes<'_>, ring: &mut Backend, words: usize) {
     }
 }
 
+/// A ring of the interface's, as long as it is granted.
+struct Shared {
+    name: &'static str,
+    entry: usize,
+    now: Option<(GrantReference, Backend)>,
+}
+
+impl Shared {
+    fn new(name: &'static str, entry: usize) -> Shared {
+        Shared { name, entry, now: None }
+    }
+
+    fn look(&mut self, model: &Model) -> Option<&mut Backend> {
+        let reference = model.published(self.name)?.parse().ok()?;
+        let frame = model.frame(reference)?;
+        if self.now.as_ref().is_none_or(|(known, _)| *known != reference) {
+            self.now = Some((reference, Backend::of(frame, self.entry)));
+        }
+        self.now.as_mut().map(|(_, ring)| ring)
+    }
+}
+
 /// An interface.
 pub fn network(input: &[u8]) {
     let bytes = &mut Bytes(input);
@@ -74,15 +99,32 @@ pub fn network(input: &[u8]) {
     );
     let device: Arc<dyn XenbusDevice> = model.clone();
     let Ok(net) = net::connect::open(&device, features & 8 != 0) else { return };
-    let rings = |model: &Model| {
-        (Backend::of(model.ring("tx-ring-ref"), TRANSMIT), Backend::of(model.ring("rx-ring-ref"), RECEIVE))
-    };
-    let (mut transmit, mut receive) = rings(&model);
+    let mut rings = [Shared::new("tx-ring-ref", TRANSMIT), Shared::new("rx-ring-ref", RECEIVE)];
     // What the backend has taken and not answered.
     let mut sent: Vec<u32> = Vec::new();
     let mut restarted = false;
     while !bytes.0.is_empty() {
-        match bytes.byte() % 12 {
+        let operation = bytes.byte() % 12;
+        let [transmit, receive] = rings.each_mut().map(|ring| ring.look(&model));
+        // Without rings, there is nothing to write to.
+        let (Some(transmit), Some(receive)) = (transmit, receive) else {
+            match operation {
+                0 | 1 => send(bytes, &*net),
+                2 => net.backend_changed(bytes.byte().into()),
+                3 => {
+                    model.restart();
+                    restarted = true;
+                    net.reconnect();
+                }
+                4 => model.raise(),
+                _ => {
+                    net.arm(0);
+                    net.receive(0, 9, &mut |_| {});
+                }
+            }
+            continue;
+        };
+        match operation {
             0 | 1 => send(bytes, &*net),
             2 => {
                 sent.extend(
@@ -94,7 +136,7 @@ pub fn network(input: &[u8]) {
                     transmit.answer(&[identifier | status << 16]);
                 }
             }
-            3 => misbehave(bytes, &mut transmit, 1),
+            3 => misbehave(bytes, transmit, 1),
             4..=6 => {
                 let (flags, offset) = (bytes.byte(), bytes.half());
                 let size = if flags & 0x80 != 0 { bytes.half() } else { bytes.half() % 4097 };
@@ -108,7 +150,7 @@ pub fn network(input: &[u8]) {
                     receive.answer(&[1 | u32::from(bytes.half()) << 16, u32::from(bytes.byte())]);
                 }
             }
-            7 => misbehave(bytes, &mut receive, 2),
+            7 => misbehave(bytes, receive, 2),
             8 => {
                 net.receive(0, usize::from(bytes.byte()), &mut |packet| {
                     assert!((14..=PACKET_PAGES * PAGE_SIZE).contains(&packet.data.len()));
@@ -128,9 +170,6 @@ pub fn network(input: &[u8]) {
                     restarted = true;
                     net.reconnect();
                     sent.clear();
-                    if net.link_up() {
-                        (transmit, receive) = rings(&model);
-                    }
                 }
                 81..=83 => model.keep_grants(),
                 _ => {}

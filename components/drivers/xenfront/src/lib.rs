@@ -10,6 +10,7 @@ mod block;
 #[cfg(any(test, feature = "host"))]
 pub mod fuzz;
 #[cfg(any(test, feature = "host"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "fuzzing uses a part of it"))]
 mod model;
 mod net;
 mod ring;

@@ -138,6 +138,7 @@ impl Ring {
 }
 
 #[cfg(any(test, feature = "host"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "fuzzing uses a part of it"))]
 pub mod backend {
     //! The other end, for tests and fuzzing.
 
