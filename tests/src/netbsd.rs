@@ -38,16 +38,19 @@ pub fn compile(tools: &Path, name: &str) -> PathBuf {
 /// Compiles a program that uses more libraries (`-lpcap`).
 fn compile_with(tools: &Path, name: &str, libraries: &[&str]) -> PathBuf {
     let program = tools.join(name).with_extension("program");
+    // Tests of a process share a program.
+    let new = program.with_extension(format!("{:?}", std::thread::current().id()));
     let compiler = tools.join(format!("{}cc", wrapper::PREFIX));
     succeed(
         Command::new(compiler)
             .arg("-O2")
             .arg(source(name))
             .arg("-o")
-            .arg(&program)
+            .arg(&new)
             .args(libraries)
             .arg("-lpthread"),
     );
+    std::fs::rename(&new, &program).expect("a folder of ours");
     program
 }
 

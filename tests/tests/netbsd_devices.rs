@@ -8,7 +8,7 @@ use tests::{
     needs,
     netbsd::{arguments, program, program_with, succeed},
     network::{Link, Network},
-    scratch,
+    scratch, skip,
 };
 
 const MOUNTS: &str = r#"
@@ -60,6 +60,46 @@ fn a_file_of_a_disk_is_a_disk() {
         let said = Command::new("debugfs").args(["-R", "cat /count"]).arg(disk).output().expect("debugfs");
         assert_eq!(String::from_utf8_lossy(&said.stdout), "2\n", "{}", disk.display());
     }
+    let _ = fs::remove_dir_all(&folder);
+}
+
+const NVME: &str = r#"
+    [[mount]]
+    source = "/dev/ld0d"
+    target = "/data"
+    type = "ext2fs"
+"#;
+
+#[test]
+fn a_disk_is_nvme() {
+    needs!("gcc", "ld", "objcopy", "qemu-system-x86_64", "mke2fs", "e2fsck");
+    let Some((set, program)) = program("disks.c") else { return };
+    if !set.join("lib/rump/librumpdev_pci_nvme.a").is_file() {
+        return skip("the NetBSD set has no nvme component");
+    }
+    let folder = scratch().join(format!("netbsd-nvme-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&folder);
+    let empty = folder.join("empty");
+    fs::create_dir_all(&empty).expect("a folder of ours");
+    let disk = folder.join("disk");
+    make_ext2(&disk, &empty, "8M");
+    let file = folder.join("mounts.toml");
+    fs::write(&file, NVME).expect("written");
+    for (runs, (cpus, machine)) in [(1, "q35"), (2, "q35"), (4, "pc")].into_iter().enumerate() {
+        let mut words = arguments(&set, &[&program]);
+        words.extend(["--components".into(), "rumpdev_pci_nvme".into(), "--config".into()]);
+        words.extend([file.clone().into(), "--".into(), format!("/data={runs}").into()]);
+        let image = bake(&format!("netbsd-nvme-{runs}"), words);
+        let drive = format!("if=none,id=disk,format=raw,file={}", disk.display());
+        let guest = Guest::new(&image).machine(machine).cpus(cpus);
+        let guest = ["-drive", &drive, "-device", "nvme,serial=one,drive=disk"]
+            .into_iter()
+            .fold(guest, |guest, word| guest.option("--qemu", word));
+        let outcome = guest.run();
+        let console = outcome.exited(0);
+        assert!(!console.contains("not clean"), "{console}");
+    }
+    succeed(Command::new("e2fsck").args(["-f", "-n"]).arg(&disk));
     let _ = fs::remove_dir_all(&folder);
 }
 
