@@ -171,14 +171,12 @@ pub fn network(input: &[u8]) {
                     net.reconnect();
                     sent.clear();
                 }
-                81..=83 => model.keep_grants(),
                 _ => {}
             },
         }
     }
-    let keeps = model.keeps();
     drop(net);
-    assert!(keeps || restarted || model.granted() == 0, "pages stay granted");
+    assert!(restarted || model.granted() == 0, "pages stay granted");
 }
 
 fn send(bytes: &mut Bytes<'_>, net: &dyn NetworkDevice) {

@@ -92,11 +92,6 @@ impl Model {
         self.frame(reference).expect("granted")
     }
 
-    /// Whether the backend lets go of no page.
-    pub fn keeps(&self) -> bool {
-        self.keeps.load(Ordering::SeqCst)
-    }
-
     /// Raises the event.
     pub fn raise(&self) {
         let handler = self.handler.lock().unwrap().clone();
