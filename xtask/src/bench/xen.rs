@@ -27,6 +27,8 @@ use crate::{host, peer};
 
 /// Starts, or rounds of a client (see [`FUNCTIONS`]), whose median counts.
 const STARTS: usize = 3;
+/// How long iperf3 measures, in seconds.
+const SECONDS: f64 = 4.0;
 /// Requests of a round of redis-benchmark's, all in all, one by one and pipelined.
 const REQUESTS: [f64; 2] = [4000.0, 40_000.0];
 /// Memory of a domain, of the machine and of its dom0, in MiB.
@@ -67,10 +69,13 @@ serve_iperf3() {
   until_console iperf3-$1 "Server listening"
   retry ping -c 1 10.9.0.2
   for round in 0 1 2; do
+    begin=$(used iperf3-$1)
     section "to $1 $round" iperf3 --client 10.9.0.2 --time 4 --json
     sleep 1
+    middle=$(used iperf3-$1)
     section "from $1 $round" iperf3 --client 10.9.0.2 --time 4 --json --reverse
     sleep 1
+    echo "@@ used $1 $begin $middle $(used iperf3-$1)"
   done
   xl destroy iperf3-$1
 }
@@ -113,7 +118,7 @@ pub fn run(filter: Option<&str>) -> Result<()> {
         }
         // The clients and the backend share dom0's only CPU, which bounds the rates: this tells of the domain alone.
         for (index, title) in ["one by one", "pipelined"].into_iter().enumerate() {
-            let [ours, linux] = SIDES.map(|(_, side)| by_time(&boot, side, index));
+            let [ours, linux] = SIDES.map(|(_, side)| by_time(&boot, side, index, REQUESTS[index]));
             let name = format!("redis, {title}, by CPU time");
             note(Figure::compared(&name, "/s", ours?, linux?, RATE));
         }
@@ -122,10 +127,19 @@ pub fn run(filter: Option<&str>) -> Result<()> {
         let mut bench = Bench::new()?;
         bench.serve(&IPERF, "iperf3")?;
         let boot = bench.boot();
+        let mut rates = Vec::new();
         for direction in ["to", "from"] {
             let [ours, linux] = SIDES.map(|(_, side)| rounds(&boot, direction, side, client::parse_iperf));
+            let (ours, linux) = (ours? / 1e6, linux? / 1e6);
             let name = format!("iperf3 {direction} the domain");
-            note(Figure::compared(&name, "Mb/s", ours? / 1e6, linux? / 1e6, RATE));
+            note(Figure::compared(&name, "Mb/s", ours, linux, RATE));
+            rates.push([ours, linux]);
+        }
+        for (index, direction) in ["to", "from"].into_iter().enumerate() {
+            let [ours, linux] =
+                SIDES.map(|(side, text)| by_time(&boot, text, index, SECONDS * rates[index][side as usize]));
+            let name = format!("iperf3 {direction} it, by CPU time");
+            note(Figure::compared(&name, "Mb", ours?, linux?, RATE));
         }
     }
     report(&figures, "xen", filter)
@@ -157,11 +171,11 @@ fn started(boot: &Report, side: &str) -> Result<f64> {
     times.collect::<Result<_>>().map(median)
 }
 
-/// The median of requests in a second of a domain's CPU time.
-fn by_time(boot: &Report, side: &str, index: usize) -> Result<f64> {
+/// The median of what a domain did in a second of its CPU time, as it did so much in each round.
+fn by_time(boot: &Report, side: &str, index: usize, work: f64) -> Result<f64> {
     let used = numbers(boot, &format!("@@ used {side}"))?;
     let rates = used.iter().map(|line| match (line.get(index), line.get(index + 1)) {
-        (Some(begin), Some(end)) => Ok(REQUESTS[index] / (end - begin)),
+        (Some(begin), Some(end)) => Ok(work / (end - begin)),
         _ => bail!("dom0 did not say how much time a domain used"),
     });
     rates.collect::<Result<_>>().map(median)
