@@ -129,7 +129,9 @@ impl Guests {
     pub fn least_memory(&self, image: &Path) -> Result<f64> {
         const STATUS: i32 = 7;
         let runs = |mebibytes: u32| {
-            let mut run = Command::new(&self.bake);
+            // A kernel of NetBSD's with too little memory may wait for some for ever.
+            let mut run = Command::new("timeout");
+            run.args(["--kill-after=5", "20"]).arg(&self.bake);
             run.args(["-q", "run", "--accel", "tcg", "--memory", &format!("{mebibytes}M")]).arg(image);
             run.stdin(Stdio::null()).output().is_ok_and(|output| output.status.code() == Some(STATUS))
         };
