@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn sectors_are_changed_inside_of_larger_blocks() {
-        let disk = Blocks::new(Arc::new(Memory::new(vec![7; 16384])));
+        let disk = Blocks::new(Arc::new(Memory::new(vec![7; 16384], 4096)));
         assert_eq!(disk.write(3584, &[1; 1024]), Ok(()));
         assert_eq!(disk.write(8192, &[2; 4096]), Ok(()));
         let mut bytes = vec![0; 16384];

@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn any_bytes_can_be_read_and_written() {
         let size = 256 << 10;
-        let device = Arc::new(Memory::new(vec![0; size]));
+        let device = Arc::new(Memory::new(vec![0; size], 4096));
         let vnode: Arc<dyn Vnode> = rumpvfs::vnode::FileSystem::root(
             &*rumpvfs::tmpfs::TmpFs::new(Default::default(), 0o755).expect("tmpfs"),
         );

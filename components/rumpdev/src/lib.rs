@@ -12,8 +12,8 @@ pub mod blocks;
 pub mod bounce;
 pub mod disk;
 pub mod memory;
-#[cfg(test)]
-mod model;
+#[cfg(any(test, feature = "host"))]
+pub mod model;
 pub mod nodes;
 pub mod random;
 pub mod tty;

@@ -137,7 +137,7 @@ mod tests {
         let file_system = rumpvfs::tmpfs::TmpFs::new(Default::default(), 0o755).expect("tmpfs");
         let directory = rumpvfs::vnode::FileSystem::root(&*file_system);
         populate(&directory).expect("a /dev");
-        let name = block::register(Arc::new(Memory::new(vec![0; 4096])));
+        let name = block::register(Arc::new(Memory::new(vec![0; 4096], 4096)));
         let node = directory.lookup(name.as_bytes()).expect("its node");
         assert_eq!(node.attributes().expect("attributes").kind, Kind::Block);
     }

@@ -1,17 +1,14 @@
 //! A mounted ext4 on a disk in memory, used as programs use it.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::Arc;
 
 use ext4_vfs::{Ext4Fs, MountError, Settings, mount};
-use rumpdev::block::{BlockDevice, SECTOR_SIZE};
+use rumpdev::{block::SECTOR_SIZE, model::Memory};
 use rumpkern::{
     Errno, Result,
     uio::{Sink, Source},
 };
-use rumpuser::{Frame, memory::PAGE_SIZE, rumpuser_frame_release};
+use rumpuser::{memory::PAGE_SIZE, rumpuser_frame_release};
 use rumpvfs::{
     access::Credentials,
     file::{File, OpenFlags},
@@ -20,69 +17,11 @@ use rumpvfs::{
     vnode::{AttributeChanges, Creation, FileSystem, Handle, Kind},
 };
 
-struct RamDisk {
-    bytes: Mutex<Vec<u8>>,
-    failing: AtomicBool,
+fn ram_disk(size: usize) -> Arc<Memory> {
+    Arc::new(Memory::new(vec![0; size], SECTOR_SIZE))
 }
 
-impl RamDisk {
-    fn new(size: usize) -> Arc<Self> {
-        Arc::new(RamDisk { bytes: Mutex::new(vec![0; size]), failing: AtomicBool::new(false) })
-    }
-
-    /// What a power cut leaves, if every write reached the disk.
-    fn copy(&self) -> Arc<Self> {
-        let bytes = self.bytes.lock().expect("no panic").clone();
-        Arc::new(RamDisk { bytes: Mutex::new(bytes), failing: AtomicBool::new(false) })
-    }
-}
-
-impl BlockDevice for RamDisk {
-    fn sectors(&self) -> u64 {
-        (self.bytes.lock().expect("no panic").len() / SECTOR_SIZE) as u64
-    }
-
-    fn block_size(&self) -> usize {
-        SECTOR_SIZE
-    }
-
-    fn read_only(&self) -> bool {
-        false
-    }
-
-    fn read(&self, sector: u64, buffer: &mut [u8]) -> Result<()> {
-        let start = sector as usize * SECTOR_SIZE;
-        buffer.copy_from_slice(&self.bytes.lock().expect("no panic")[start..start + buffer.len()]);
-        Ok(())
-    }
-
-    fn write(&self, sector: u64, buffer: &[u8]) -> Result<()> {
-        if self.failing.load(Ordering::Relaxed) {
-            return Err(Errno::EIO);
-        }
-        let start = sector as usize * SECTOR_SIZE;
-        self.bytes.lock().expect("no panic")[start..start + buffer.len()].copy_from_slice(buffer);
-        Ok(())
-    }
-
-    fn read_frames(&self, _sector: u64, _frames: &[Frame]) -> Result<()> {
-        Err(Errno::EIO)
-    }
-
-    fn write_frames(&self, _sector: u64, _frames: &[Frame]) -> Result<()> {
-        Err(Errno::EIO)
-    }
-
-    fn flush(&self) -> Result<()> {
-        Ok(())
-    }
-
-    fn discard(&self, _sector: u64, _sectors: u64) -> Result<()> {
-        Ok(())
-    }
-}
-
-fn mounted(disk: &Arc<RamDisk>) -> Arc<Ext4Fs> {
+fn mounted(disk: &Arc<Memory>) -> Arc<Ext4Fs> {
     mount(disk.clone(), Settings { read_only: false, format: true }).expect("mounted")
 }
 
@@ -122,7 +61,7 @@ impl Random {
 #[test]
 fn a_file_behaves_as_an_array_of_bytes_and_survives() {
     for seed in 1..4 {
-        let disk = RamDisk::new(16 << 20);
+        let disk = ram_disk(16 << 20);
         let mut model: Vec<u8> = Vec::new();
         let mut random = Random(seed * 7919);
         for _round in 0..3 {
@@ -198,7 +137,7 @@ fn a_file_behaves_as_an_array_of_bytes_and_survives() {
 
 #[test]
 fn what_was_synced_survives_a_power_cut() {
-    let disk = RamDisk::new(16 << 20);
+    let disk = ram_disk(16 << 20);
     let system = mounted(&disk);
     let root_directory = root(&system);
     let file = open(&root_directory, "/synced", CREATE).expect("open");
@@ -207,18 +146,18 @@ fn what_was_synced_survives_a_power_cut() {
     let later = open(&root_directory, "/later", CREATE).expect("open");
     put(&*later, 0, b"not synced").expect("write");
 
-    let cut = mounted(&disk.copy());
+    let cut = mounted(&Arc::new(disk.copy()));
     let file = open(&root(&cut), "/synced", OpenFlags::empty()).expect("open");
     assert!(get(&*file, 0, 1 << 20).expect("read") == [7; 100_000]);
     later.sync(false).expect("fsync");
-    let cut = mounted(&disk.copy());
+    let cut = mounted(&Arc::new(disk.copy()));
     let file = open(&root(&cut), "/later", OpenFlags::empty()).expect("open");
     assert_eq!(get(&*file, 0, 100).expect("read"), b"not synced");
 }
 
 #[test]
 fn names_links_and_unlinked_files_work() {
-    let disk = RamDisk::new(16 << 20);
+    let disk = ram_disk(16 << 20);
     let system = mounted(&disk);
     let root_directory = root(&system);
     let credentials = Credentials::root();
@@ -256,7 +195,7 @@ fn names_links_and_unlinked_files_work() {
 
 #[test]
 fn a_full_disk_is_told_by_the_write() {
-    let disk = RamDisk::new(16 << 20);
+    let disk = ram_disk(16 << 20);
     let system = mounted(&disk);
     let root_directory = root(&system);
     let file = open(&root_directory, "/file", CREATE).expect("open");
@@ -281,27 +220,27 @@ fn a_full_disk_is_told_by_the_write() {
 
 #[test]
 fn a_failing_disk_is_told_by_fsync() {
-    let disk = RamDisk::new(16 << 20);
+    let disk = ram_disk(16 << 20);
     let system = mounted(&disk);
     let file = open(&root(&system), "/file", CREATE).expect("open");
-    disk.failing.store(true, Ordering::Relaxed);
+    disk.fail();
     let written = put(&*file, 0, b"lost");
     assert!(written.is_err() || file.sync(false).is_err());
 }
 
 #[test]
 fn only_blank_disks_are_formatted() {
-    let disk = RamDisk::new(16 << 20);
+    let disk = ram_disk(16 << 20);
     let no_format = mount(disk.clone(), Settings::default());
     assert!(matches!(no_format, Err(MountError::NotExt4 { blank: true })));
-    disk.bytes.lock().expect("no panic")[1000] = 1;
+    disk.bytes.lock()[1000] = 1;
     let other = mount(disk, Settings { read_only: false, format: true });
     assert!(matches!(other, Err(MountError::NotExt4 { blank: false })));
 }
 
 #[test]
 fn threads_share_files() {
-    let disk = RamDisk::new(32 << 20);
+    let disk = ram_disk(32 << 20);
     let system = mounted(&disk);
     let root_directory = Arc::new(root(&system));
     let threads: Vec<_> = (0..4u64)
@@ -338,7 +277,7 @@ fn threads_share_files() {
 
 #[test]
 fn files_are_found_by_handle_until_they_are_removed() {
-    let disk = RamDisk::new(16 << 20);
+    let disk = ram_disk(16 << 20);
     let credentials = Credentials::root();
     let directory =
         Creation { kind: Kind::Directory, permissions: 0o755, uid: 0, gid: 0, target: b"", rdev: 0 };
