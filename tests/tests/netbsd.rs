@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, process::Command, sync::OnceLock, time::UNIX_EPOCH}
 
 use tests::{
     bake, checkout,
-    guest::Guest,
+    guest::{Ending, Guest},
     needs,
     netbsd::{arguments, compile, installed, program, program_with, source, succeed, tools},
     rumprun_bake, scratch, skip,
@@ -314,12 +314,33 @@ fn address_space_is_more_than_memory() {
         let outcome = Guest::new(&image).cpus(cpus).memory(memory).run();
         let console = outcome.exited(0);
         assert!(console.contains("no more memory\nmemory again\n"), "{console}");
+        let outcome = Guest::new(&image).cpus(cpus).memory("24M").arguments(["threads"]).run();
+        let console = outcome.exited(0);
+        assert!(console.contains("threads came and went\n"), "{console}");
     }
     // As after SIGKILL.
     let outcome = Guest::new(&image).memory("64M").arguments(["use"]).run();
     let console = outcome.exited(128 + 9);
     assert!(console.contains("to the end\n"), "{console}");
     assert!(console.contains(": ended by signal 9: no memory for a page at its first use"), "{console}");
+}
+
+#[test]
+fn too_little_memory_is_said() {
+    needs!("gcc", "ld", "objcopy", "qemu-system-x86_64");
+    let Some((set, program)) = program("hello.c") else { return };
+    let image = bake("netbsd-too-small", arguments(&set, &[&program]));
+    let mut refused = 0;
+    for memory in (4500..8500).step_by(400) {
+        let outcome = Guest::new(&image).memory(&format!("{memory}K")).run();
+        if outcome.ending == Ending::Exited(7) {
+            continue;
+        }
+        refused += 1;
+        let said = ["cannot boot: too little memory", "cannot start: ", "panic: "];
+        assert!(said.iter().any(|words| outcome.console.contains(words)), "{memory}K: {outcome:?}");
+    }
+    assert!((1..10).contains(&refused), "{refused} sizes of memory are refused");
 }
 
 #[test]

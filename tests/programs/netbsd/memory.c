@@ -1,9 +1,10 @@
-/* Reserves more address space than there is memory, uses some of it, and asks for more memory than there is. With an
-   argument, uses more than there is of a mapping that needed none. */
+/* Reserves more address space than there is memory, uses some of it, and asks for more memory than there is. Told to "use",
+   uses more than there is of a mapping that needed none; told to make "threads", makes them until there is no memory. */
 #include <sys/mman.h>
 
 #include <err.h>
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,9 +35,48 @@ sparse(void)
 	return space;
 }
 
+static pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+
+static void *
+pass(void *argument)
+{
+	pthread_mutex_lock(&gate);
+	pthread_mutex_unlock(&gate);
+	return argument;
+}
+
+/* Makes threads until there is no memory for more, and lets them end; returns how many there were. */
+static int
+threads(void)
+{
+	enum { MOST = 100000 };
+	static pthread_t made[MOST];
+	int count = 0, error = 0;
+
+	pthread_mutex_lock(&gate);
+	while (count < MOST && (error = pthread_create(&made[count], NULL, pass, &made[count])) == 0)
+		count++;
+	if (error != EAGAIN && error != ENOMEM)
+		errx(1, "thread %d: error %d", count, error);
+	pthread_mutex_unlock(&gate);
+	for (int i = 0; i < count; i++) {
+		void *result;
+		if ((error = pthread_join(made[i], &result)) != 0 || result != &made[i])
+			errx(1, "joining thread %d: error %d", i, error);
+	}
+	return count;
+}
+
 int
 main(int count, char **arguments)
 {
+	if (count > 1 && strcmp(arguments[1], "threads") == 0) {
+		int first = threads(), then = threads();
+		if (first < 8 || then < first / 2)
+			errx(1, "%d threads, then %d", first, then);
+		puts("threads came and went");
+		return 0;
+	}
 	if (count > 1) {
 		puts("to the end");
 		memset(sparse(), 1, MUCH);

@@ -24,7 +24,7 @@ use crate::{
     kernel::{self, Descriptor},
     network::addresses::{self, INET, INET6},
     thread,
-    user::rump,
+    user::rump::{self, KernelLwp},
     wait::WaitList,
 };
 
@@ -219,17 +219,9 @@ fn socket(address: IpAddr, kind: c_int, port: u16) -> Result<Descriptor, Errno> 
 
 /// Starts a thread of the caller's process.
 fn start_thread<T: Send + 'static>(name: &str, with: T, work: fn(T)) -> Result<(), Errno> {
-    /// An LWP of the kernel's.
-    struct Lwp(*mut c_void);
-    // SAFETY: made for the new thread.
-    unsafe impl Send for Lwp {}
-    let lwp = Lwp(rump::new_lwp()?);
+    let lwp = KernelLwp::new()?;
     let main = move || {
-        let Lwp(lwp) = { lwp };
-        if let Some(switch) = rump::rump_pub_lwproc_switch() {
-            // SAFETY: the kernel's function, with an LWP that runs nowhere.
-            unsafe { switch(lwp) };
-        }
+        lwp.enter();
         work(with);
     };
     thread::spawn(name.into(), CpuSet::MAX, Box::new(main)).map(|_| ()).map_err(|_| ENOMEM)

@@ -244,7 +244,8 @@ unsafe extern "C" fn make(
     let context = unsafe { &mut *context };
     let count = usize::try_from(count).unwrap_or(0);
     let Stack { base, size, .. } = context.stack;
-    memory::touch(base..base.saturating_add(size));
+    // It can't fail: what lacks memory is supplied, or ends the program, at its first use.
+    let _ = memory::touch(base..base.saturating_add(size));
     let own = core::ptr::from_mut(context) as u64;
     // Six arguments are in registers; the others stand above the address to return to, at a multiple of 16.
     let above = count.saturating_sub(6);

@@ -245,7 +245,9 @@ pub unsafe extern "C" fn __sigaltstack14(new: *const Stack, old: *mut Stack) -> 
             _ => Stack { flags: 0, ..new },
         };
         // It is for a thread that may have no other: the kernel uses it, too.
-        memory::touch(stack.base..stack.base + stack.size.next_multiple_of(PAGE_SIZE));
+        if memory::touch(stack.base..stack.base + stack.size.next_multiple_of(PAGE_SIZE)).is_err() {
+            return failed(ENOMEM);
+        }
         // SAFETY: the thread's own.
         unsafe { *lwp.alternate.get() = stack };
     }

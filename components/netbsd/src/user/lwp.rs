@@ -13,7 +13,12 @@ use rumpuser::{
     rumpuser_thread_create, rumpuser_thread_current, rumpuser_yield, sync::SpinLock,
 };
 
-use super::{context::Stack, memory, process, rump, signal, stack};
+use super::{
+    context::Stack,
+    memory, process,
+    rump::{self, KernelLwp},
+    signal, stack,
+};
 use crate::{
     clock::nanoseconds,
     errno::{EAGAIN, EINVAL, ENOTSUP, ESRCH, ETIMEDOUT, Errno},
@@ -40,6 +45,8 @@ pub struct Lwp {
     /// wait to watch until the owner doesn't run.
     control: Arc<Presence>,
     thread: SpinLock<Option<Thread>>,
+    /// The kernel's LWP for it, until it runs.
+    kernel: SpinLock<Option<KernelLwp>>,
     /// An unpark that no park has used.
     unparked: AtomicBool,
     /// It waits for `_lwp_continue` before it starts.
@@ -69,11 +76,12 @@ static LWPS: SpinLock<BTreeMap<i32, Arc<Lwp>>> = SpinLock::new(BTreeMap::new());
 static NEXT: AtomicI32 = AtomicI32::new(1);
 
 impl Lwp {
-    fn new(program: usize) -> Arc<Lwp> {
+    fn new(program: usize, kernel: Option<KernelLwp>) -> Arc<Lwp> {
         let lwp = Arc::new(Lwp {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             control: Arc::default(),
             thread: SpinLock::new(None),
+            kernel: SpinLock::new(kernel),
             unparked: AtomicBool::new(false),
             suspended: AtomicBool::new(false),
             pending: [AtomicU64::new(0), AtomicU64::new(0)],
@@ -149,7 +157,7 @@ pub fn set_nice(program: usize, value: i8) {
 
 /// Gives the calling thread, the first, its LWP. It needs a control block.
 pub fn initialise_first() {
-    let lwp = Lwp::new(0);
+    let lwp = Lwp::new(0, None);
     *lwp.thread.lock() = Some(rumpuser_thread_current());
     rumpuser_set_presence(Some(lwp.control.clone()));
     // SAFETY: the thread's own block; the reference is never given up, as the thread never ends.
@@ -163,7 +171,6 @@ struct Start {
     argument: *mut c_void,
     block: *mut ControlBlock,
     stack_top: usize,
-    kernel_lwp: *mut c_void,
     lwp: Arc<Lwp>,
 }
 
@@ -181,9 +188,9 @@ impl Start {
         while lwp.suspended.load(Ordering::SeqCst) {
             rumpuser_park(NEVER);
         }
-        if let Some(switch) = rump::rump_pub_lwproc_switch() {
-            // SAFETY: the LWP that was made for this thread.
-            unsafe { switch(self.kernel_lwp) };
+        let kernel = lwp.kernel.lock().take();
+        if let Some(kernel) = kernel {
+            kernel.enter();
         }
         // SAFETY: the stack is the new thread's own; `back` is used by this thread only.
         unsafe { stack::call(self.function, self.argument, self.stack_top & !15, lwp.back.get()) };
@@ -196,12 +203,11 @@ impl Start {
     }
 }
 
-/// Makes a thread that runs `function(argument)` on `stack`, with FS at `block`. Returns an error number.
+/// Makes a thread that runs `function(argument)` on `stack`, with FS at `block`.
 ///
 /// # Safety
-/// The stack and the block are for the new thread alone; `place` is one for a number.
-#[cfg_attr(not(test), unsafe(no_mangle))]
-pub unsafe extern "C" fn rumprun_makelwp(
+/// The stack and the block are for the new thread alone; `place` is one for its number.
+pub unsafe fn create(
     function: unsafe extern "C" fn(*mut c_void),
     argument: *mut c_void,
     block: *mut ControlBlock,
@@ -209,46 +215,32 @@ pub unsafe extern "C" fn rumprun_makelwp(
     stack_size: usize,
     flags: c_ulong,
     place: *mut c_int,
-) -> Errno {
-    let kernel_lwp = match rump::new_lwp() {
-        Ok(lwp) => lwp,
-        Err(error) => return error,
-    };
-    let lwp = Lwp::new(current().map_or(0, |lwp| lwp.program.load(Ordering::Relaxed)));
+) -> Result<(), Errno> {
+    // The kernel runs on it, too.
+    let stack_top = stack as usize + stack_size;
+    memory::touch(stack as usize..stack_top).map_err(|_| EAGAIN)?;
+    let program = current().map_or(0, |lwp| lwp.program.load(Ordering::Relaxed));
+    let lwp = Lwp::new(program, Some(KernelLwp::new()?));
     lwp.suspended.store(flags & SUSPENDED != 0, Ordering::SeqCst);
     if let Some(parent) = current() {
         signal::inherit(parent, &lwp);
     }
-    // The kernel runs on it, too.
-    memory::touch(stack as usize..stack as usize + stack_size);
     let id = lwp.id;
     // SAFETY: the caller's promise. It must be known before the thread runs.
     unsafe { *place = id };
-    let start = Start {
-        function,
-        argument,
-        block,
-        stack_top: stack as usize + stack_size,
-        kernel_lwp,
-        lwp: lwp.clone(),
-    };
+    let start = Start { function, argument, block, stack_top, lwp: lwp.clone() };
     // The thread is ready to be found by the time it runs.
     let mut slot = lwp.thread.lock();
     let spec =
         ThreadSpec { name: String::from("lwp"), affinity: CpuSet::MAX, main: Box::new(move || start.run()) };
-    match rumpuser_thread_create(spec) {
-        Ok(thread) => {
-            let program = lwp.program.load(Ordering::Relaxed);
-            thread.set_nice(process::nice(program).load(Ordering::Relaxed).min(19));
-            *slot = Some(thread);
-            0
-        }
-        Err(_) => {
-            drop(slot);
-            LWPS.lock().remove(&id);
-            EAGAIN
-        }
-    }
+    let Ok(thread) = rumpuser_thread_create(spec) else {
+        drop(slot);
+        LWPS.lock().remove(&id);
+        return Err(EAGAIN);
+    };
+    thread.set_nice(process::nice(program).load(Ordering::Relaxed).min(19));
+    *slot = Some(thread);
+    Ok(())
 }
 
 /// What `_lwp_makecontext` leaves for `_lwp_create` in a `ucontext_t`, which nobody else reads.
@@ -282,10 +274,11 @@ pub unsafe extern "C" fn _lwp_makecontext(
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn _lwp_create(context: *const c_void, flags: c_ulong, place: *mut c_int) -> c_int {
     // SAFETY: the caller's promise.
-    unsafe {
+    let created = unsafe {
         let made = context.cast::<Context>().read();
-        rumprun_makelwp(made.function, made.argument, made.block, made.stack, made.stack_size, flags, place)
-    }
+        create(made.function, made.argument, made.block, made.stack, made.stack_size, flags, place)
+    };
+    created.map_or_else(failed, |()| 0)
 }
 
 /// Ends the calling thread.

@@ -146,14 +146,15 @@ fn supply(space: &dyn Pmap, page: usize, protection: Protection) -> Result<(), O
     space.enter(page, rumpuser_frame_alloc()?, protection)
 }
 
-/// Gives the pages around a range memory, as far as they are of anonymous mappings and there is some.
-pub fn touch(range: Range<usize>) {
+/// Gives the pages around a range memory, as far as they are of anonymous mappings; those before the first that gets none.
+pub fn touch(range: Range<usize>) -> Result<(), OutOfMemory> {
     let end = range.end.min(END);
     for page in (range.start & !(PAGE_SIZE - 1)..end).step_by(PAGE_SIZE) {
         if fault(page, Protection::READ, 0) == Touch::NoMemory {
-            break;
+            return Err(OutOfMemory);
         }
     }
+    Ok(())
 }
 
 fn protection(bits: c_int) -> Protection {
@@ -380,8 +381,10 @@ pub extern "C" fn madvise(address: *mut c_void, length: usize, advice: c_int) ->
 /// Gives pages their memory.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub extern "C" fn mlock(address: *const c_void, length: usize) -> c_int {
-    touch(address as usize..(address as usize).saturating_add(length));
-    0
+    match touch(address as usize..(address as usize).saturating_add(length)) {
+        Ok(()) => 0,
+        Err(OutOfMemory) => failed(ENOMEM),
+    }
 }
 
 macro_rules! nothing_to_do {
@@ -451,7 +454,7 @@ mod tests {
         assert_eq!((first % PAGE_SIZE, second % (1 << 16)), (0, 0));
         assert!(second >= first + 12_288);
         assert_eq!(byte(first + 12_287), None);
-        touch(first..first + 12_288);
+        touch(first..first + 12_288).expect("memory");
         assert_eq!(
             (byte(first + 12_287), byte(first + 12_288).is_none()),
             (Some(0), first + 12_288 != second)

@@ -1,6 +1,6 @@
 //! The programs of an image as processes: what runs them, and how they end.
 
-use alloc::{format, sync::Arc, vec::Vec};
+use alloc::{format, string::String, sync::Arc, vec::Vec};
 use core::{
     ffi::{c_char, c_int, c_void},
     num::NonZero,
@@ -12,7 +12,7 @@ use rumpuser::{MachineTrap, NEVER, sync::SpinLock};
 use super::{
     lwp::{_lwp_exit, current},
     rump,
-    start::Finaliser,
+    start::{Finaliser, NOT_STARTED},
 };
 use crate::{
     host,
@@ -40,7 +40,7 @@ const PAGE_FAULT: u8 = 14;
 
 /// A program that runs or has run.
 pub struct Program {
-    name: alloc::string::String,
+    name: String,
     /// The number of its process, once it runs.
     pid: AtomicI32,
     ended: AtomicBool,
@@ -196,29 +196,27 @@ pub extern "C" fn _exit(status: c_int) -> ! {
 
 /// Ends the calling program as a signal does that isn't caught.
 pub fn end_by_signal(number: u8) -> ! {
-    if let Some(program) = of_caller() {
-        host::console(alloc::format!("{}: ended by signal {number}\n", program.name).as_bytes());
-    }
-    _exit(128 + c_int::from(number))
+    end_with(number, "")
 }
 
 /// Ends the calling program at a trap that it doesn't handle.
 pub fn end_by_trap(number: u8, what: &str, trap: &MachineTrap) -> ! {
-    if let Some(program) = of_caller() {
-        let (name, instruction) = (&program.name, trap.context.registers.rip);
-        let message = match trap.address {
-            0 if trap.vector != PAGE_FAULT => {
-                format!("{name}: ended by signal {number}: {what} at {instruction:#x}\n")
-            }
-            address => {
-                format!(
-                    "{name}: ended by signal {number}: {what} at {instruction:#x}, address {address:#x}\n"
-                )
-            }
-        };
-        host::console(message.as_bytes());
+    let instruction = trap.context.registers.rip;
+    let mut reason = format!(": {what} at {instruction:#x}");
+    if trap.address != 0 || trap.vector == PAGE_FAULT {
+        reason.push_str(&format!(", address {:#x}", trap.address));
     }
-    _exit(128 + c_int::from(number))
+    end_with(number, &reason)
+}
+
+fn end_with(number: u8, reason: &str) -> ! {
+    let program = of_caller();
+    let (name, status) = match &program {
+        Some(program) => (program.name.as_str(), 128 + c_int::from(number)),
+        None => ("cannot start", NOT_STARTED.into()),
+    };
+    host::console(format!("{name}: ended by signal {number}{reason}\n").as_bytes());
+    _exit(status)
 }
 
 /// Shuts the kernel down, which ends the machine with `status`.

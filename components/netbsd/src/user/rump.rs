@@ -1,6 +1,9 @@
 //! The rump kernel's public functions that the base of userspace calls (`rump/rump.h`, `rumpkern_if_pub.h`).
 
-use core::ffi::{c_char, c_int, c_ulong, c_void};
+use core::{
+    ffi::{c_char, c_int, c_ulong, c_void},
+    ptr::null_mut,
+};
 
 use crate::{
     errno::{EAGAIN, Errno},
@@ -95,29 +98,93 @@ weak! {
     fn rump_sys_pipe(*mut c_int) -> c_int;
 }
 
-/// A new LWP in the caller's process, for a new thread; null without a kernel.
-pub fn new_lwp() -> Result<*mut c_void, Errno> {
-    let (Some(current), Some(new), Some(switch)) =
-        (rump_pub_lwproc_curlwp(), rump_pub_lwproc_newlwp(), rump_pub_lwproc_switch())
-    else {
-        return Ok(core::ptr::null_mut());
-    };
-    // SAFETY: functions of the kernel; the caller's LWP is its own again at the end.
-    unsafe {
-        let mine = current();
-        if mine.is_null() {
-            return Err(EAGAIN);
+/// `RUMP_RFFDG`: a new process has copies of the descriptors.
+pub const COPY_DESCRIPTORS: c_int = 1;
+
+/// An LWP of the kernel's that no thread has yet; null without a kernel. It goes when it is dropped.
+pub struct KernelLwp(*mut c_void);
+
+// SAFETY: the kernel's structure, which any thread may take.
+unsafe impl Send for KernelLwp {}
+
+impl KernelLwp {
+    /// A new one in the caller's process.
+    pub fn new() -> Result<Self, Errno> {
+        let (Some(current), Some(new), Some(switch)) =
+            (rump_pub_lwproc_curlwp(), rump_pub_lwproc_newlwp(), rump_pub_lwproc_switch())
+        else {
+            return Ok(Self(null_mut()));
+        };
+        // SAFETY: functions of the kernel; the caller's LWP is its own again at the end.
+        unsafe {
+            let mine = current();
+            if mine.is_null() {
+                return Err(EAGAIN);
+            }
+            let error = new(super::process::getpid_of_caller());
+            let made = current();
+            switch(mine);
+            if error == 0 { Ok(Self(made)) } else { Err(error) }
         }
-        match new(super::process::getpid_of_caller()) {
-            0 => {
-                let made = current();
-                switch(mine);
-                Ok(made)
+    }
+
+    /// A new one in a new process, with copies of the caller's descriptors. `prepare` runs as that process.
+    pub fn in_new_process(prepare: impl FnOnce()) -> Result<Self, Errno> {
+        let (Some(current), Some(fork), Some(switch)) =
+            (rump_pub_lwproc_curlwp(), rump_pub_lwproc_rfork(), rump_pub_lwproc_switch())
+        else {
+            return Ok(Self(null_mut()));
+        };
+        // SAFETY: as above.
+        unsafe {
+            let mine = current();
+            let error = fork(COPY_DESCRIPTORS);
+            if error != 0 {
+                return Err(error);
             }
-            error => {
-                switch(mine);
-                Err(error)
+            let made = current();
+            prepare();
+            switch(mine);
+            Ok(Self(made))
+        }
+    }
+
+    /// Makes it the calling thread's, in place of what the thread has.
+    pub fn enter(self) {
+        if let (false, Some(current), Some(release), Some(switch)) = (
+            self.0.is_null(),
+            rump_pub_lwproc_curlwp(),
+            rump_pub_lwproc_releaselwp(),
+            rump_pub_lwproc_switch(),
+        ) {
+            // SAFETY: the kernel's functions; the LWP runs nowhere.
+            unsafe {
+                if !current().is_null() {
+                    release();
+                }
+                switch(self.0);
             }
+        }
+        core::mem::forget(self);
+    }
+}
+
+impl Drop for KernelLwp {
+    fn drop(&mut self) {
+        let (false, Some(current), Some(release), Some(switch)) = (
+            self.0.is_null(),
+            rump_pub_lwproc_curlwp(),
+            rump_pub_lwproc_releaselwp(),
+            rump_pub_lwproc_switch(),
+        ) else {
+            return;
+        };
+        // SAFETY: functions of the kernel; the LWP runs nowhere, and the caller's is its own again at the end.
+        unsafe {
+            let mine = current();
+            switch(self.0);
+            release();
+            switch(mine);
         }
     }
 }

@@ -14,18 +14,21 @@ use image::{
 };
 use rumpuser::rumpuser_set_thread_pointer;
 
-use super::{lwp, memory, process, rump, thread_storage};
+use super::{
+    lwp, memory, process,
+    rump::{self, KernelLwp},
+    thread_storage,
+};
 use crate::{
+    errno::Errno,
     files, host,
     weak::{weak, weak_data},
 };
 
 /// The status of an image that cannot start.
-const NOT_STARTED: u8 = 125;
+pub const NOT_STARTED: u8 = 125;
 /// `RUMP_SIGMODEL_RAISE`.
 const RAISE_SIGNALS: c_int = 3;
-/// `RUMP_RFFDG`: a new process has copies of the descriptors.
-const COPY_DESCRIPTORS: c_int = 1;
 /// The stack of a program's first thread, in bytes. All of it is there from the start.
 const MAIN_STACK: usize = 256 << 10;
 /// What libpthread takes for other threads, in KiB.
@@ -191,7 +194,7 @@ pub fn start_kernel() {
         }
         // A process of its own for this thread, so that it has an LWP always.
         if let Some(fork) = rump::rump_pub_lwproc_rfork() {
-            fork(COPY_DESCRIPTORS);
+            fork(rump::COPY_DESCRIPTORS);
         }
     }
     crate::time_counter::register();
@@ -327,7 +330,7 @@ struct Launch {
     arguments: *mut *mut c_char,
     count: c_int,
     environment: *mut *mut c_char,
-    kernel_lwp: *mut c_void,
+    kernel_lwp: KernelLwp,
     number: usize,
 }
 
@@ -345,54 +348,48 @@ fn launch(
         arguments: leak_all(program.arguments.iter().map(|argument| leak(argument))),
         count: program.arguments.len() as c_int,
         environment: environment(configuration, Some(program)),
-        kernel_lwp: new_process(directory, descriptors),
+        kernel_lwp: new_process(directory, descriptors).map_err(|_| "no process can be made for it")?,
         number,
     });
     set(environ(), launch.environment);
     set(__progname(), leak(name));
-    start_thread(launch).then_some(running).ok_or("too little memory for its first thread")
+    let launch = Box::into_raw(launch);
+    if !start_thread(launch.cast()) {
+        // SAFETY: no thread has it.
+        drop(unsafe { Box::from_raw(launch) });
+        return Err("too little memory for its first thread");
+    }
+    Ok(running)
 }
 
 /// A process of the kernel with these descriptors, in a directory; its LWP.
-fn new_process(directory: &[u8], descriptors: Descriptors) -> *mut c_void {
-    let (Some(current), Some(fork), Some(switch)) =
-        (rump::rump_pub_lwproc_curlwp(), rump::rump_pub_lwproc_rfork(), rump::rump_pub_lwproc_switch())
-    else {
-        return null_mut();
-    };
-    // SAFETY: functions of the kernel, with places and strings that they want.
-    unsafe {
-        let mine = current();
-        if fork(COPY_DESCRIPTORS) != 0 {
-            return null_mut();
-        }
-        let made = current();
-        for (target, descriptor) in descriptors.into_iter().enumerate() {
-            if let (true, Some(duplicate), Some(close)) =
-                (descriptor >= 0, rump::rump___sysimpl_dup2(), rump::rump___sysimpl_close())
-            {
-                duplicate(descriptor, target as c_int);
+fn new_process(directory: &[u8], descriptors: Descriptors) -> Result<KernelLwp, Errno> {
+    let taken = || descriptors.into_iter().enumerate().filter(|&(_, descriptor)| descriptor >= 0);
+    // SAFETY: functions of the kernel, with descriptors that it looks up.
+    let close = |descriptor| rump::rump___sysimpl_close().map(|close| unsafe { close(descriptor) });
+    let made = KernelLwp::in_new_process(|| {
+        for (target, descriptor) in taken() {
+            if let Some(duplicate) = rump::rump___sysimpl_dup2() {
+                // SAFETY: as above.
+                unsafe { duplicate(descriptor, target as c_int) };
                 close(descriptor);
             }
         }
         if let Some(change) = rump::rump___sysimpl_chdir() {
             let path = leak(directory);
-            change(path);
-            drop(CString::from_raw(path));
-        }
-        switch(mine);
-        for descriptor in descriptors.into_iter().filter(|&descriptor| descriptor >= 0) {
-            if let Some(close) = rump::rump___sysimpl_close() {
-                close(descriptor);
+            // SAFETY: a string of ours.
+            unsafe {
+                change(path);
+                drop(CString::from_raw(path));
             }
         }
-        made
-    }
+    });
+    taken().for_each(|(_, descriptor)| _ = close(descriptor));
+    made
 }
 
-/// Starts a program's first thread, by libpthread if the image has it.
-fn start_thread(launch: Box<Launch>) -> bool {
-    let argument = Box::into_raw(launch).cast::<c_void>();
+/// Starts a program's first thread, by libpthread if the image has it; whether there was memory for it.
+fn start_thread(argument: *mut c_void) -> bool {
     if let Some(create) = pthread_create() {
         // `pthread_attr_t`: three words.
         let mut attributes = [0usize; 8];
@@ -418,7 +415,7 @@ fn start_thread(launch: Box<Launch>) -> bool {
     }
     let mut id = 0;
     // SAFETY: the stack and the block are new.
-    unsafe { lwp::rumprun_makelwp(first, argument, block, stack, MAIN_STACK, 0, &mut id) == 0 }
+    unsafe { lwp::create(first, argument, block, stack, MAIN_STACK, 0, &mut id).is_ok() }
 }
 
 unsafe extern "C" fn first_of_pthread(argument: *mut c_void) -> *mut c_void {
@@ -435,16 +432,8 @@ unsafe extern "C" fn first(argument: *mut c_void) {
     if let Some(lwp) = lwp::current() {
         lwp.program.store(number, core::sync::atomic::Ordering::Relaxed);
     }
-    if !kernel_lwp.is_null()
-        && let (Some(release), Some(switch)) =
-            (rump::rump_pub_lwproc_releaselwp(), rump::rump_pub_lwproc_switch())
-    {
-        // SAFETY: the LWP that the thread was made with is of the wrong process; the other is the program's first.
-        unsafe {
-            release();
-            switch(kernel_lwp);
-        }
-    }
+    // The LWP that the thread was made with is of the wrong process.
+    kernel_lwp.enter();
     process::note_pid();
     // SAFETY: the program's functions, with arrays that stay.
     let status = unsafe {
