@@ -26,6 +26,7 @@ use crate::{
     report::report,
     route::{self, Entry, Protocol},
     service::SECOND,
+    tcp,
 };
 
 /// All routers on the link.
@@ -213,21 +214,31 @@ impl Managed {
                 route::interface_down(interface.index());
             }
         }
-        if running == core::mem::replace(&mut self.running, running) {
-            return;
-        }
+        let was_running = core::mem::replace(&mut self.running, running);
         let interface = &self.interface;
-        if running {
+        let moved = interface.moved.swap(false, Ordering::SeqCst);
+        if running && moved {
+            detection::announce_all(interface);
+        }
+        if running && (moved || !was_running) {
             detection::start_all(interface);
             multicast::report_all(interface);
-            if let Some(client) = &mut self.client {
-                client.link_changed(now);
+        }
+        match (was_running, running) {
+            (false, true) => {
+                if let Some(client) = &mut self.client {
+                    client.link_changed(now);
+                }
+                (self.solicitations, self.solicit_at) = (0, now);
             }
-            (self.solicitations, self.solicit_at) = (0, now);
-        } else {
-            interface.neighbours.clear();
+            (true, false) => interface.neighbours.clear(),
+            _ if !moved => return,
+            _ => {}
         }
         route::invalidate();
+        if running {
+            tcp::path_returned(interface.index());
+        }
     }
 
     /// Asks routers to tell of themselves.
@@ -331,6 +342,7 @@ impl Managed {
         route::remove_of(index, Protocol::Dhcp);
         self.add_gateways();
         let gateways = self.add_routes(&lease);
+        tcp::path_returned(index);
         resolver.forget(From::Dhcp, index);
         for &server in &lease.name_servers {
             resolver.add_server(From::Dhcp, index, server.into(), NEVER);
@@ -387,4 +399,56 @@ impl Managed {
 /// Says which addresses an interface has.
 fn say(name: &str, addresses: &[(IpAddr, u8)], gateways: &[IpAddr], how: &str) {
     report(format_args!("{name}: {}{how}", netconfig::describe(addresses, gateways)));
+}
+
+#[cfg(test)]
+mod tests {
+    use rumpuser::rumpuser_clock_monotonic;
+
+    use super::*;
+    use crate::{
+        device::Offloads,
+        interface::{
+            flush,
+            testing::{TestDevice, eventually},
+        },
+    };
+
+    /// The ARP requests for its own address that a device has sent, and all its neighbour advertisements.
+    fn announcements(device: &TestDevice) -> (usize, usize) {
+        flush();
+        let sent = device.take_sent();
+        let own = |bytes: &[u8]| bytes.get(12..14) == Some(&[8, 6]) && bytes[28..32] == bytes[38..42];
+        let advertises = |bytes: &[u8]| bytes.get(12..14) == Some(&[0x86, 0xdd]) && bytes[54] == 136;
+        let count = |kind: &dyn Fn(&[u8]) -> bool| sent.iter().filter(|sent| kind(&sent.bytes)).count();
+        (count(&own), count(&advertises))
+    }
+
+    #[test]
+    fn a_machine_that_moved_says_where_it_is() {
+        let device = TestDevice::new(Offloads::empty(), 1);
+        let interface = interface::attach(device.clone()).unwrap();
+        let settings =
+            Settings { host_name: Default::default(), interfaces: Vec::new(), resolver_changed: |_| {} };
+        let mut managed = Managed::new(interface.clone(), &settings, 0);
+        let now = rumpuser_clock_monotonic();
+        managed.begin(&mut Resolver::new());
+        let own = Address::new("192.0.2.77".parse().unwrap(), 24, Origin::Static);
+        address::add(&interface, own).unwrap();
+        managed.changed(now);
+        // Nobody else has the link-local address.
+        eventually(|| {
+            let list = interface.addresses.list();
+            list.iter().all(|entry| !entry.flags.contains(AddressFlags::TENTATIVE)).then_some(())
+        });
+        announcements(&device);
+        managed.changed(now);
+        assert_eq!(announcements(&device), (0, 0));
+        device.set_moved();
+        eventually(|| interface.moved.load(Ordering::SeqCst).then_some(()));
+        managed.changed(now);
+        assert_eq!(announcements(&device), (1, 1));
+        managed.changed(now);
+        assert_eq!(announcements(&device).1, 0);
+    }
 }

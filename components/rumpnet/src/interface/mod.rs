@@ -159,6 +159,8 @@ pub struct Interface {
     up: AtomicBool,
     carrier: AtomicBool,
     gone: AtomicBool,
+    /// Its neighbours are to be told that it is somewhere else.
+    pub(crate) moved: AtomicBool,
     /// The carrier may have changed, or the device is gone: to be looked at by a thread.
     event: AtomicBool,
     state: AtomicU32,
@@ -189,6 +191,7 @@ impl Interface {
             up: AtomicBool::new(true),
             carrier: AtomicBool::new(false),
             gone: AtomicBool::new(false),
+            moved: AtomicBool::new(false),
             event: AtomicBool::new(false),
             state: AtomicU32::new(0),
             filter: Mutex::default(),

@@ -183,9 +183,11 @@ pub(super) fn handle_event(interface: &Arc<Interface>) {
         return;
     }
     let carrier = interface.device.link_up();
-    // Told of a running interface, the protocols announce its addresses.
-    let announce = carrier && interface.device.wants_announcement();
-    if interface.carrier.swap(carrier, Ordering::SeqCst) != carrier || announce {
+    let moved = carrier && interface.device.wants_announcement();
+    if moved {
+        interface.moved.store(true, Ordering::SeqCst);
+    }
+    if interface.carrier.swap(carrier, Ordering::SeqCst) != carrier || moved {
         changed(interface.index());
     }
 }

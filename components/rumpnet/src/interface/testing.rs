@@ -65,6 +65,7 @@ pub struct TestDevice {
     inbox: Vec<Mutex<VecDeque<Received>>>,
     armed: Vec<AtomicBool>,
     link: AtomicBool,
+    moved: AtomicBool,
     ring_size: AtomicUsize,
     full: AtomicBool,
     stalled: AtomicBool,
@@ -95,6 +96,7 @@ impl TestDevice {
             inbox: (0..queues).map(|_| Mutex::default()).collect(),
             armed: (0..queues).map(|_| AtomicBool::new(false)).collect(),
             link: AtomicBool::new(true),
+            moved: AtomicBool::new(false),
             ring_size: AtomicUsize::new(256),
             full: AtomicBool::new(false),
             stalled: AtomicBool::new(false),
@@ -120,6 +122,12 @@ impl TestDevice {
         if let Some(upcalls) = &lock(&self.state).upcalls {
             upcalls.link_changed();
         }
+    }
+
+    /// Takes it to another place of the network, without a pause that anybody sees.
+    pub fn set_moved(&self) {
+        self.moved.store(true, Ordering::SeqCst);
+        self.set_link(true);
     }
 
     /// Takes the device away.
@@ -287,6 +295,10 @@ impl NetworkDevice for TestDevice {
 
     fn disarm(&self, queue: usize) {
         self.armed[queue].store(false, Ordering::SeqCst);
+    }
+
+    fn wants_announcement(&self) -> bool {
+        self.moved.swap(false, Ordering::SeqCst)
     }
 
     fn link_up(&self) -> bool {

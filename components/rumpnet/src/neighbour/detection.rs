@@ -253,6 +253,20 @@ pub(crate) fn hardware_text([a, b, c, d, e, f]: HardwareAddress) -> String {
     format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
 }
 
+/// Tells everybody on the link at once that the addresses of an interface are here, before anything is probed: they have been in
+/// use all the time, but the machine has moved, and what switches and neighbours know of it may lead elsewhere.
+pub(crate) fn announce_all(interface: &Arc<Interface>) {
+    for entry in interface.addresses.list() {
+        match entry.address {
+            IpAddr::V4(address) => arp::announce(interface, address),
+            IpAddr::V6(address) if !entry.flags.contains(AddressFlags::TENTATIVE) => {
+                discovery::announce(interface, address);
+            }
+            IpAddr::V6(_) => {}
+        }
+    }
+}
+
 /// Looks after all addresses of an interface (again): it came up, perhaps on another link.
 pub(crate) fn start_all(interface: &Arc<Interface>) {
     for entry in interface.addresses.list() {

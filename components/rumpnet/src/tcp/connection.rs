@@ -248,6 +248,19 @@ impl Connection {
         self.settle(&mut inner, changes);
     }
 
+    /// Packets get through again by these interfaces.
+    pub(super) fn path_returned(self: &Arc<Self>, interfaces: &[u32]) {
+        self.act(|tcb, path, now| {
+            let leads = |path: &mut Path| {
+                path.route().is_ok_and(|route| interfaces.contains(&route.interface.index()))
+            };
+            if tcb.is_backed_off() && leads(path) {
+                tcb.path_returned(now, path);
+            }
+            ((), Changes::empty())
+        });
+    }
+
     /// The network has something to say about a packet of this connection, whose sequence number was `sequence`.
     /// False if the connection never sent such a packet.
     pub(super) fn path_error(

@@ -31,6 +31,7 @@ pub(crate) mod timers;
 pub mod transfer;
 pub mod tunables;
 
+pub(crate) use self::timers::path_returned;
 pub use self::{
     congestion::Algorithm,
     connection::Connection,

@@ -4,7 +4,7 @@
 use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use rumpuser::{NEVER, sync::SpinLock};
+use rumpuser::{NEVER, rumpuser_clock_monotonic, sync::SpinLock};
 
 use super::{connection::Connection, listener, table};
 use crate::service::{self, Task};
@@ -18,6 +18,9 @@ const BATCH: usize = 64;
 const TICK: u64 = 1 << 24;
 /// The same for TIME-WAIT and half-open connections (0.5 s).
 const COARSE_TICK: u64 = 1 << 29;
+
+/// The interfaces whose link came back, or which have an address again.
+static RETURNED: SpinLock<Vec<u32>> = SpinLock::new(Vec::new());
 
 type Shard = SpinLock<BTreeMap<(u64, usize), Arc<Connection>>>;
 
@@ -71,8 +74,27 @@ pub fn cancel(connection: &Connection, deadline: u64) {
     drop(gone);
 }
 
+/// Packets get through again by the interface of this number: connections that have lost some send them soon, however long
+/// they would have waited.
+pub fn path_returned(interface: u32) {
+    let mut returned = RETURNED.lock();
+    if !returned.contains(&interface) {
+        returned.push(interface);
+    }
+    drop(returned);
+    service::at(Task::Tcp, rumpuser_clock_monotonic());
+}
+
+fn resume() {
+    let returned = core::mem::take(&mut *RETURNED.lock());
+    if !returned.is_empty() {
+        table::connections().iter().for_each(|connection| connection.path_returned(&returned));
+    }
+}
+
 /// Does what is due; returns when the next is.
 pub fn run(now: u64) -> u64 {
+    resume();
     let mut next = NEVER;
     for shard in &QUEUE {
         loop {

@@ -62,6 +62,30 @@ impl Tcb {
         }
     }
 
+    /// Whether it waits longer after each attempt, as nothing is heard from the peer.
+    pub fn is_backed_off(&self) -> bool {
+        self.estimator.backoff > 0 && self.retransmit_at != NEVER
+    }
+
+    /// Packets get through again after they could not: it tries at once, as if it had never tried before.
+    pub fn path_returned(&mut self, now: u64, network: &mut dyn Network) {
+        self.attempts = 0;
+        self.estimator.backoff = 0;
+        match self.state {
+            State::SynSent | State::SynReceived => {
+                self.retransmissions += 1;
+                self.send_syn(now, network);
+            }
+            _ if self.has(Bits::PERSIST) => self.send_probe(now, network),
+            _ => {
+                self.scoreboard.lose_all(true);
+                self.output(now, network);
+            }
+        }
+        self.retransmit_at = now + self.estimator.timeout();
+        self.shorten_wait(now);
+    }
+
     /// How often something is sent again.
     fn attempts_limit(&self) -> u8 {
         match self.has(Bits::ORPHAN) {

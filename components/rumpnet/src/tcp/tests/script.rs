@@ -11,6 +11,7 @@
 //! | `> FLAGS SEQ:END [ack N] ...` | it sends this now, and nothing before it; what isn't given isn't checked |
 //! | `write N [more] [urgent]`, `read N`, `urgent`, `shutdown`, `close`, `reset`, `abort` | the user acts |
 //! | `set NAME[=VALUE]` | a setting |
+//! | `returned` | the path is there again, after nothing got through |
 //! | `state NAME`, `error NAME`, `gone` | what must hold |
 //!
 //! `FLAGS` are letters: S F R P . (ACK) U E (ECE) W (CWR).
@@ -332,6 +333,11 @@ impl Runner {
             "abort" => {
                 let tcb = self.tcb.as_mut().expect("a connection");
                 self.changes |= tcb.abort(None, &mut self.wire);
+            }
+            "returned" => {
+                let tcb = self.tcb.as_mut().expect("a connection");
+                assert!(tcb.is_backed_off());
+                tcb.path_returned(now, &mut self.wire);
             }
             "mtu" => {
                 let tcb = self.tcb.as_mut().expect("a connection");

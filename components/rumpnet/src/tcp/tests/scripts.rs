@@ -133,6 +133,50 @@ fn what_is_lost_is_sent_again_after_a_timeout_that_doubles() {
 }
 
 #[test]
+fn what_waits_is_sent_at_once_when_the_path_is_back() {
+    run("
+        +0   established
+        +0   write 1500
+        +0   > . 1:1001
+        +0   > P. 1001:1501
+        +0.3 > P. 1:1001
+        +0.6 > P. 1:1001
+        +1.2 > P. 1:1001
+        +1   returned
+        +0   > P. 1:1001
+        +0.3 > P. 1:1001
+        +0.6 > P. 1:1001
+        +0.1 < . 1:1 ack 1001
+        +0   > P. 1001:1501
+        +0.1 < . 1:1 ack 1501
+    ");
+    run("
+        +0 connect
+        +0 > S 0:0
+        +1 > S 0:0
+        +2 > S 0:0
+        +1 returned
+        +0 > S 0:0
+        +1 > S 0:0
+        +0 < S. 0:0 ack 1
+        +0 > . 1:1 ack 1
+    ");
+    run("
+        +0    established window=1000
+        +0    write 2000
+        +0    > . 1:1001
+        +0.1  < . 1:1 ack 1001 win 0
+        +0.3  > . 1000:1000
+        +0.6  > . 1000:1000
+        +0.5  returned
+        +0    > . 1000:1000
+        +0.3  > . 1000:1000
+        +0.1  < . 1:1 ack 1001 win 5000
+        +0    > P. 1001:2001
+    ");
+}
+
+#[test]
 fn three_duplicates_repair_a_loss_without_sack() {
     run("
         +0   set reno
