@@ -18,14 +18,16 @@ fail() {
   poweroff -f
   sleep 60
 }
-# retry COMMAND...: runs the command until it succeeds, for $patience seconds at most.
+# retry COMMAND...: runs the command until it succeeds, for $patience seconds at most; says so if it took long.
 patience=90
 retry() {
-  end=$(($(date +%s) + patience))
+  began=$(date +%s)
   until "$@" >/dev/null 2>&1; do
-    [ $(date +%s) -lt $end ] || fail "$*"
+    [ $(($(date +%s) - began)) -lt $patience ] || fail "$*"
     sleep 0.1
   done
+  began=$(($(date +%s) - began))
+  [ $began -lt 10 ] || echo "took $began s: $*"
 }
 # create NAME: starts the domain of /guest/NAME.cfg.
 create() { xl create -q /guest/$1.cfg || fail create $1; }

@@ -140,6 +140,11 @@ impl Host {
         self
     }
 
+    /// dom0's kernel, which a domain can have too.
+    pub fn kernel(&self) -> &Path {
+        &self.prepared.kernel
+    }
+
     /// Adds a domain that the script may create.
     pub fn domain(mut self, domain: Domain) -> Self {
         self.domains.push(domain);

@@ -57,6 +57,7 @@ const MODULES: &[&str] = &[
     "net/802/stp",
     "net/bridge/bridge",
     "drivers/block/loop",
+    "drivers/net/xen-netfront",
     "drivers/net/xen-netback/xen-netback",
     "drivers/block/xen-blkback/xen-blkback",
 ];
