@@ -1,18 +1,21 @@
 //! NFS on a NetBSD component set: what a server exports is mounted, and mounts are exported, as the configuration says.
 
 use std::{
+    ffi::OsString,
     fs,
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use tests::{
-    bake,
+    bake, checkout,
     guest::{Guest, Outcome},
     needs,
-    netbsd::{arguments, program, succeed},
+    netbsd::{arguments, installed, program, succeed},
     network::{Link, Network},
+    programs::on_host,
     scratch,
 };
 
@@ -129,6 +132,68 @@ fn what_a_server_exports_is_mounted() {
         .exited(125)
         .to_string();
     assert!(console.contains("nfs cannot be mounted at /data: its server"), "{console}");
+    let _ = server.kill();
+    let _ = server.wait();
+}
+
+#[test]
+fn linux_programs_have_what_a_server_exports() {
+    needs!("gcc", "ld", "objcopy", "qemu-system-x86_64", "rpcbind", "ganesha.nfsd", "/usr/bin/python3");
+    let Some(set) = installed() else { return };
+    let Some(network) = Network::new(Link::Tap { queues: 1 }) else { return };
+    let folder = Folder::new("netbsd-nfs-linux");
+    let export = folder.export();
+    let root = folder.0.join("root");
+    fs::create_dir_all(root.join("scripts")).expect("a folder of ours");
+    let programs = checkout().join("tests/programs");
+    for name in ["files.py", "netbsd/linux_files.py"] {
+        let copy = Path::new(name).file_name().expect("a name");
+        fs::copy(programs.join(name), root.join("scripts").join(copy)).expect("a program of ours");
+    }
+    let source = format!("10.77.0.1:{}", export.display());
+    let file = folder.file("mounts.toml", &mounts(&[(&source, "/data")]));
+    let mut words: Vec<OsString> = vec!["/usr/bin/python3".into(), "--package".into(), "python3".into()];
+    words.extend(arguments(&set, &[]));
+    words.extend(["--config".into(), file.into(), "--rootfs".into(), root.into()]);
+    let image = bake("netbsd-nfs-linux", words);
+    let guest = |words: &[&str], cpus: usize| {
+        let guest = Guest::new(&image).machine("q35").cpus(cpus).timeout(120);
+        let guest = guest.arguments(words);
+        network.attach_with(guest, &[], "address=10.77.0.2/24,address=fd77::2/64")
+    };
+    let keep = ["/scripts/linux_files.py", "keep", "/data"];
+    let outcome = guest(&keep, 1).run();
+    let console = outcome.exited(125);
+    assert!(console.contains("the port mapper of 10.77.0.1 can't be reached"), "{console}");
+    let mut server = serve(&network, &folder);
+    let outcome = guest(&keep, 2).run();
+    assert!(outcome.exited(0).contains("keep: passed\n"), "{}", outcome.console);
+    assert_eq!(fs::read_to_string(export.join("kept")).expect("there"), "kept by a Linux program\n");
+    assert_eq!(&fs::read(export.join("mapped")).expect("there")[9_999..10_007], b"-mapped-");
+    let (files, mine) = (programs.join("files.py"), folder.0.join("mine"));
+    fs::create_dir_all(&mine).expect("a folder of ours");
+    let words = [&*files.to_string_lossy(), &*mine.to_string_lossy()];
+    let (expected, _) = on_host(Path::new("/usr/bin/python3"), &words);
+    // Over NFS, a file that lost its name while it was open keeps its directory: the last step, removing all, fails.
+    let expected = expected.strip_suffix("gone True\n").expect("the last line");
+    let outcome = guest(&["/scripts/files.py", "/data"], 2).run();
+    assert!(outcome.exited(1).contains(expected), "{}", outcome.console);
+    let here = export.clone();
+    let answer = std::thread::spawn(move || {
+        let asked = || fs::metadata(here.join("question")).is_ok_and(|file| file.len() == 100_000);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !asked() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        fs::write(here.join("log"), "guest\nserver\n").expect("written");
+        fs::write(here.join("new"), "server\n").expect("written");
+        fs::rename(here.join("new"), here.join("replaced")).expect("replaced");
+        fs::write(here.join("answer"), "!").expect("written");
+    });
+    let outcome = guest(&["/scripts/linux_files.py", "remote", "/data"], 1).run();
+    answer.join().expect("the server's side");
+    assert!(outcome.exited(0).contains("remote: passed\n"), "{}", outcome.console);
+    assert_eq!(fs::read_to_string(export.join("log")).expect("there"), "guest\nserver\nguest again\n");
     let _ = server.kill();
     let _ = server.wait();
 }

@@ -8,6 +8,7 @@ import mmap
 import os
 import sys
 import threading
+import time
 
 what, directory = sys.argv[1:]
 os.chdir(directory)
@@ -110,5 +111,40 @@ def found():
     assert "\tffs\n" in open("/proc/filesystems").read()
 
 
-{"full": full, "keep": keep, "found": found}[what]()
+def wait_until(condition):
+    """What a server has may be known from before for some seconds."""
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("nothing has changed")
+
+
+def remote():
+    """With the server's machine, which appends to "log", replaces "replaced", and then makes "answer"."""
+    with open("log", "w") as file:
+        file.write("guest\n")
+    with open("replaced", "w") as file:
+        file.write("guest\n")
+    log = open("log")
+    assert log.read() == "guest\n" and log.read() == ""
+    kept = os.open("replaced", os.O_RDONLY)
+    memory = mmap.mmap(os.open("log", os.O_RDONLY), 6, prot=mmap.PROT_READ)
+    assert memory[:] == b"guest\n"
+    # What is closed is on the server.
+    with open("question", "w") as file:
+        file.write("?" * 100_000)
+    wait_until(lambda: os.path.exists("answer"))
+    wait_until(lambda: os.fstat(log.fileno()).st_size == 13)
+    assert log.read() == "server\n"
+    wait_until(lambda: open("replaced").read() == "server\n")
+    assert memory[:] == b"guest\n" and open("log").read() == "guest\nserver\n"
+    os.close(kept)
+    with open("log", "a") as file:
+        file.write("guest again\n")
+    with open("answer") as file:
+        assert file.read() == "!"
+
+
+{"full": full, "keep": keep, "found": found, "remote": remote}[what]()
 print(f"{what}: passed")

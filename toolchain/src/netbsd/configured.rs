@@ -77,8 +77,8 @@ pub fn linux_components(set: &Path, configuration: &Configuration) -> Result<Vec
     for mount in &configuration.mounts {
         let otherwise = if OWN.contains(&mount.kind.as_str()) {
             "is for programs of NetBSD: those of Linux have /proc and /dev"
-        } else if mount.kind == NFS || !mount.exported_to.is_empty() {
-            "is not for programs of Linux: NFS is for those of NetBSD"
+        } else if !mount.exported_to.is_empty() {
+            "is exported, which is for programs of NetBSD"
         } else if is_on_file(mount) {
             "is on a file of the image: that takes `ext2fs` or another type of NetBSD's"
         } else if is_on_another(mount, &configuration.mounts) {
@@ -207,6 +207,9 @@ mod tests {
         assert!(
             linux_components(set.path(), &configuration("ext4", "/dev/vda")).expect("built in").is_empty()
         );
+        std::fs::write(archives.join("librumpfs_nfs.a"), "").expect("written");
+        let found = linux_components(set.path(), &configuration("nfs", "10.0.0.1:/data")).expect("there");
+        assert_eq!(found, ["rumpfs_nfs"]);
         for (kind, source) in [("kernfs", ""), ("ext4", "/disk.img"), ("msdos", "/dev/vda")] {
             let message = linux_components(set.path(), &configuration(kind, source)).expect_err("not there");
             assert!(message.to_string().contains("/data"), "{message}");

@@ -94,9 +94,10 @@ fn prepare(
         .map_err(|error| console::message(format_args!("not enough memory to start: {error:?}")))?;
     *INIT.lock() = Some(init.clone());
     rumpuser_set_stop_handler(request_stop);
-    let root = mounts::mount_all(image, &configuration)
-        .map_err(|error| console::message(format_args!("cannot set up the file systems: {error:?}")))?;
+    let failed = |error| console::message(format_args!("cannot set up the file systems: {error:?}"));
+    let root = mounts::mount_root(image).map_err(failed)?;
     *ROOT.lock() = Some(root.clone());
+    mounts::mount_configured(&root, &configuration).map_err(failed)?;
     if crate::uts::set_host_name(configuration.hostname.as_bytes()).is_err() {
         console::message(format_args!("the host name {} is too long", configuration.hostname));
     }

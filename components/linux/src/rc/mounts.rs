@@ -21,9 +21,8 @@ fn options(source: &[u8], flags: MountFlags) -> MountOptions {
     MountOptions { source: source.to_vec(), flags, ..MountOptions::default() }
 }
 
-/// Mounts the root, the usual places, and what the configuration asks for; returns the root. A configured mount
-/// that fails is an error; what the image only might need is not.
-pub fn mount_all(image: RootFs<'static>, configuration: &Configuration) -> Result<Location> {
+/// Mounts the root and the usual places; returns the root.
+pub fn mount_root(image: RootFs<'static>) -> Result<Location> {
     let system = TmpFs::over(image, Limits::default()).ok_or(Errno::EINVAL)?;
     let root = Mount::root(system, options(b"overlay", MountFlags::RELATIVE_ACCESS_TIME));
     let harmless = MountFlags::NO_SET_UID | MountFlags::NO_DEVICES | MountFlags::RELATIVE_ACCESS_TIME;
@@ -44,14 +43,19 @@ pub fn mount_all(image: RootFs<'static>, configuration: &Configuration) -> Resul
     for (target, source, system, flags) in everywhere {
         attach(&root, target, system, options(source, flags))?;
     }
+    Ok(root)
+}
+
+/// Mounts what the configuration asks for, up to what fails.
+pub fn mount_configured(root: &Location, configuration: &Configuration) -> Result<()> {
     for wanted in &configuration.mounts {
-        if let Err(error) = mount_one(&root, wanted) {
+        if let Err(error) = mount_one(root, wanted) {
             let target = wanted.target.escape_ascii();
             console::message(format_args!("cannot mount {} at {target}: {error:?}", wanted.kind));
             return Err(error);
         }
     }
-    Ok(root)
+    Ok(())
 }
 
 /// Mounts at a directory, which is created if it is absent.

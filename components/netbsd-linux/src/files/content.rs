@@ -142,7 +142,10 @@ impl Node {
     pub(super) fn read_content(&self, mut offset: u64, sink: &mut Sink<'_>) -> Result<usize> {
         let mut total = 0;
         while sink.remaining() > 0 {
-            let size = self.content.size();
+            let mut size = self.content.size();
+            if offset >= size {
+                size = self.follow()?;
+            }
             if offset >= size {
                 break;
             }
@@ -181,7 +184,10 @@ impl Node {
     pub(super) fn write_content(&self, offset: Option<u64>, source: &mut Source<'_>) -> Result<(usize, u64)> {
         let content = &self.content;
         let _writing = content.writing.lock();
-        let start = offset.unwrap_or_else(|| content.size());
+        let start = match offset {
+            Some(offset) => offset,
+            None => self.follow()?,
+        };
         let mut position = start;
         while source.remaining() > 0 {
             let mut caller = Caller::borrow()?;
@@ -222,7 +228,7 @@ impl Node {
     /// As [`rumpkern::vm::Pager::page`].
     pub(super) fn fault(&self, index: u64, write: bool) -> Result<Frame> {
         let content = &self.content;
-        if index >= content.size().div_ceil(PAGE) {
+        if index >= content.size().div_ceil(PAGE) && index >= self.follow()?.div_ceil(PAGE) {
             return Err(Errno::ENXIO);
         }
         let page = match content.hold(index) {
@@ -358,6 +364,36 @@ impl Node {
             page.dirty = true;
             self.shared().dirty_pages.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Follows what other machines did to the file; returns its size. Pages that this machine didn't change, and that
+    /// others may have, are read anew when they are used.
+    pub(super) fn follow(&self) -> Result<u64> {
+        let content = &self.content;
+        if !self.shared().is_remote() {
+            return Ok(content.size());
+        }
+        content.shrink(self.shared(), usize::MAX);
+        let (size, changed) = {
+            let _io = content.io.lock();
+            let stat = self.with_descriptor(system::stat)?;
+            let size = u64::try_from(stat.size).unwrap_or(0);
+            let mut state = content.state.lock();
+            let (from, end) = (size.min(state.size) / PAGE, size.div_ceil(PAGE));
+            if size == state.size {
+                return Ok(size);
+            }
+            state.size = size;
+            let beyond = state.pages.split_off(&from);
+            let (kept, gone): (BTreeMap<_, _>, BTreeMap<_, _>) =
+                beyond.into_iter().partition(|(index, page)| page.dirty && *index < end);
+            state.pages.extend(kept);
+            drop(state);
+            gone.values().for_each(|page| content.forget(page, self.shared()));
+            (size, from)
+        };
+        content.mappings.revoke(changed..u64::MAX, true);
+        Ok(size)
     }
 
     /// truncate(2).

@@ -56,6 +56,11 @@ impl Shared {
         self.kind == "msdos"
     }
 
+    /// Whether other machines change the files, too.
+    fn is_remote(&self) -> bool {
+        self.kind == mount::REMOTE
+    }
+
     fn require_writable(&self) -> Result<()> {
         if self.read_only { Err(Errno::EROFS) } else { Ok(()) }
     }
@@ -204,8 +209,9 @@ impl FileSystem for Mounted {
     }
 
     fn volatile(&self) -> bool {
-        // Several spellings lead to a file there.
-        self.shared.is_fat()
+        // Several spellings lead to a file on FAT. A server's names change, and a file's data goes there when it is closed,
+        // which must not wait until a name is forgotten.
+        self.shared.is_fat() || self.shared.is_remote()
     }
 
     fn sync(&self) -> Result<()> {

@@ -39,12 +39,15 @@ use crate::{call::Caller, errno::translate};
 /// Makes a file system from the source and the options of mount(2).
 type Maker = fn(source: &[u8], options: &str) -> Result<Arc<dyn FileSystem>>;
 
+/// The kind that is reached by the network.
+pub(super) const REMOTE: &str = mounts::REMOTE;
+
 /// The kinds: NetBSD's name, and `f_type` of statfs(2).
-const KINDS: [(&str, u64); 4] =
-    [("ffs", 0x0001_1954), ("ext2fs", 0xef53), ("msdos", 0x4d44), ("cd9660", 0x9660)];
+const KINDS: [(&str, u64); 5] =
+    [("ffs", 0x0001_1954), ("ext2fs", 0xef53), ("msdos", 0x4d44), ("cd9660", 0x9660), (REMOTE, 0x6969)];
 
 /// What mount(2) of a program can ask for, by NetBSD's names and those usual on Linux.
-pub const MAKERS: [(&str, Maker); 8] = [
+pub const MAKERS: [(&str, Maker); 9] = [
     ("ffs", make::<0>),
     ("ufs", make::<0>),
     ("ext2fs", make::<1>),
@@ -53,12 +56,17 @@ pub const MAKERS: [(&str, Maker); 8] = [
     ("vfat", make::<2>),
     ("cd9660", make::<3>),
     ("iso9660", make::<3>),
+    (REMOTE, make::<4>),
 ];
 
 fn make<const KIND: usize>(source: &[u8], options: &str) -> Result<Arc<dyn FileSystem>> {
     let (kind, magic) = KINDS[KIND];
     let given = |wanted: &str| options.split(',').any(|option| option == wanted);
-    crate::wait_kernel();
+    if kind == REMOTE {
+        crate::wait_ready();
+    } else {
+        crate::wait_kernel();
+    }
     let disk = match source.strip_prefix(b"/dev/") {
         Some(name) => {
             let name = core::str::from_utf8(name).map_err(|_| Errno::ENOENT)?;

@@ -485,6 +485,9 @@ impl Vnode for Node {
     }
 
     fn open(self: Arc<Self>, flags: OpenFlags) -> Result<Arc<dyn File>> {
+        if self.kind == Kind::Regular {
+            self.follow()?;
+        }
         open::open(self, flags)
     }
 

@@ -32,7 +32,7 @@ const WHOLE: char = 'd';
 const DIRECTORY: c_int = 0o755;
 
 /// The kind that is reached by the network.
-const REMOTE: &str = "nfs";
+pub const REMOTE: &str = "nfs";
 
 /// Mounts what is in the machine; the first that fails ends it, with what is to be said.
 pub fn mount_local(mounts: &[Mount]) -> Result<(), String> {
