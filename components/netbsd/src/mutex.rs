@@ -194,6 +194,43 @@ pub unsafe extern "C" fn rumpuser_mutex_owner(mutex: &Mutex, place: *mut *mut c_
     unsafe { *place = mutex.owner.load(Ordering::Relaxed).cast() }
 }
 
+/// `mutex_enter(9)` in the place of the kernel's own, which would only call [`rumpuser_mutex_enter`]: a request over HTTP takes
+/// and lets go some fifty mutexes.
+///
+/// # Safety
+/// The place holds a mutex of `rumpuser_mutex_init`'s.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn __wrap_rumpns_mutex_enter(place: &&Mutex) {
+    place.enter();
+}
+
+/// `mutex_spin_enter(9)`: see [`__wrap_rumpns_mutex_enter`].
+///
+/// # Safety
+/// As above.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn __wrap_rumpns_mutex_spin_enter(place: &&Mutex) {
+    place.enter_keeping_cpu();
+}
+
+/// `mutex_exit(9)`: see [`__wrap_rumpns_mutex_enter`].
+///
+/// # Safety
+/// As above, and the caller holds the mutex.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn __wrap_rumpns_mutex_exit(place: &&Mutex) {
+    place.exit();
+}
+
+/// `mutex_spin_exit(9)`: see [`__wrap_rumpns_mutex_enter`].
+///
+/// # Safety
+/// As above.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn __wrap_rumpns_mutex_spin_exit(place: &&Mutex) {
+    place.exit();
+}
+
 #[cfg(test)]
 mod tests {
     use alloc::{sync::Arc, vec::Vec};

@@ -90,6 +90,10 @@ const WRAPPED: &[&str] = &[
     "rumpns_cv_timedwait_sig",
     "rumpns_cv_wait_sig",
     "rumpns_kcopy",
+    "rumpns_mutex_enter",
+    "rumpns_mutex_exit",
+    "rumpns_mutex_spin_enter",
+    "rumpns_mutex_spin_exit",
     "rumpns_sleepq_block",
 ];
 
