@@ -95,6 +95,8 @@ pub trait PciDevice: Send + Sync {
     /// Turns on MSI-X with one vector per handler, vector `i` calling handler `i` on CPU `i % count`. Falls
     /// back to MSI or the interrupt pin where there is one handler. Returns whether it worked.
     fn establish_interrupts(&self, handlers: Vec<InterruptHandler>) -> bool;
+    /// Turns off the MSI-X that [`establish_interrupts`](Self::establish_interrupts) turned on. Its vectors aren't used again.
+    fn release_interrupts(&self) {}
     /// Turns on MSI with one vector, for drivers that know of neither messages nor pins. Returns whether the function has
     /// it and it worked.
     fn establish_message_interrupt(&self, _handler: InterruptHandler) -> bool {

@@ -255,7 +255,12 @@ fn signals_of_timers_reach_programs() {
         let outcome = Guest::new(&image).cpus(cpus).run();
         // As a shell tells of SIGALRM's end.
         let console = outcome.exited(128 + 14);
-        for line in ["late waits say so\n", "sleeps end\n", "a timer's signal is waited for\n"] {
+        for line in [
+            "late waits say so\n",
+            "sleeps end\n",
+            "a timer's signal is waited for\n",
+            "handlers are told who sent\n",
+        ] {
             assert!(console.contains(line), "{line:?} is not in:\n{console}");
         }
         assert!(console.contains("ended by signal 14\n"), "{console}");

@@ -1,6 +1,12 @@
 //! Pseudo-devices of a NetBSD component set: disks in files, and packets that are looked at and filtered.
 
-use std::{fs, io::ErrorKind, path::Path, process::Command};
+use std::{
+    ffi::OsString,
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use tests::{
     bake, clients,
@@ -23,6 +29,22 @@ const MOUNTS: &str = r#"
     type = "ext4"
 "#;
 
+/// A folder of this test's, and an empty one in it.
+fn scratch_folder(name: &str) -> (PathBuf, PathBuf) {
+    let folder = scratch().join(format!("{name}-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&folder);
+    let empty = folder.join("empty");
+    fs::create_dir_all(&empty).expect("a folder of ours");
+    (folder, empty)
+}
+
+/// A configuration of the test's, as the words of a bake.
+fn configured(folder: &Path, text: &str) -> [OsString; 2] {
+    let file = folder.join("configuration.toml");
+    fs::write(&file, text).expect("written");
+    ["--config".into(), file.into()]
+}
+
 fn make_ext2(disk: &Path, content: &Path, size: &str) {
     let mut command = Command::new("mke2fs");
     command.args(["-q", "-t", "ext2", "-O", "none", "-I", "128", "-d"]);
@@ -33,20 +55,16 @@ fn make_ext2(disk: &Path, content: &Path, size: &str) {
 fn a_file_of_a_disk_is_a_disk() {
     needs!("gcc", "ld", "objcopy", "qemu-system-x86_64", "mke2fs", "e2fsck", "debugfs");
     let Some((set, program)) = program("disks.c") else { return };
-    let folder = scratch().join(format!("netbsd-file-disk-{}", std::process::id()));
-    let _ = fs::remove_dir_all(&folder);
-    let (empty, content) = (folder.join("empty"), folder.join("content"));
-    for part in [&empty, &content] {
-        fs::create_dir_all(part).expect("a folder of ours");
-    }
+    let (folder, empty) = scratch_folder("netbsd-file-disk");
+    let content = folder.join("content");
+    fs::create_dir_all(&content).expect("a folder of ours");
     make_ext2(&content.join("inner"), &empty, "2M");
     let disk = folder.join("disk");
     make_ext2(&disk, &content, "8M");
-    let file = folder.join("mounts.toml");
-    fs::write(&file, MOUNTS).expect("written");
     for (runs, cpus) in [(0, 1), (1, 2)] {
         let mut words = arguments(&set, &[&program]);
-        words.extend(["--config".into(), file.clone().into(), "--".into()]);
+        words.extend(configured(&folder, MOUNTS));
+        words.push("--".into());
         words.extend([format!("/data={runs}").into(), format!("/inner={runs}").into()]);
         let image = bake(&format!("netbsd-file-disk-{runs}"), words);
         let outcome = Guest::new(&image).machine("q35").cpus(cpus).disk(&disk).run();
@@ -77,18 +95,14 @@ fn a_disk_is_nvme() {
     if !set.join("lib/rump/librumpdev_pci_nvme.a").is_file() {
         return skip("the NetBSD set has no nvme component");
     }
-    let folder = scratch().join(format!("netbsd-nvme-{}", std::process::id()));
-    let _ = fs::remove_dir_all(&folder);
-    let empty = folder.join("empty");
-    fs::create_dir_all(&empty).expect("a folder of ours");
+    let (folder, empty) = scratch_folder("netbsd-nvme");
     let disk = folder.join("disk");
     make_ext2(&disk, &empty, "8M");
-    let file = folder.join("mounts.toml");
-    fs::write(&file, NVME).expect("written");
     for (runs, (cpus, machine)) in [(1, "q35"), (2, "q35"), (4, "pc")].into_iter().enumerate() {
         let mut words = arguments(&set, &[&program]);
-        words.extend(["--components".into(), "rumpdev_pci_nvme".into(), "--config".into()]);
-        words.extend([file.clone().into(), "--".into(), format!("/data={runs}").into()]);
+        words.extend(["--components".into(), "rumpdev_pci_nvme".into()]);
+        words.extend(configured(&folder, NVME));
+        words.extend(["--".into(), format!("/data={runs}").into()]);
         let image = bake(&format!("netbsd-nvme-{runs}"), words);
         let drive = format!("if=none,id=disk,format=raw,file={}", disk.display());
         let guest = Guest::new(&image).machine(machine).cpus(cpus);
@@ -100,6 +114,29 @@ fn a_disk_is_nvme() {
         assert!(!console.contains("not clean"), "{console}");
     }
     succeed(Command::new("e2fsck").args(["-f", "-n"]).arg(&disk));
+    let _ = fs::remove_dir_all(&folder);
+}
+
+/// The kernel says what it finds; one of two virtio drivers asks for MSI-X.
+const VERBOSE: &str = "[sysctl]\nRUMP_VERBOSE = 1\n";
+
+#[test]
+fn interrupts_are_messages_and_can_be_given_up() {
+    needs!("gcc", "ld", "objcopy", "qemu-system-x86_64");
+    let Some((set, program)) = program("interrupts.c") else { return };
+    let (folder, _) = scratch_folder("netbsd-interrupts");
+    let mut words = arguments(&set, &[&program]);
+    words.extend(configured(&folder, VERBOSE));
+    let image = bake("netbsd-interrupts", words);
+    for (cpus, machine) in [(1, "pc"), (2, "q35")] {
+        let guest =
+            Guest::new(&image).machine(machine).cpus(cpus).option("--net", "user,address=10.0.2.15/24");
+        let outcome = guest.option("--qemu", "-device").option("--qemu", "edu").run();
+        let console = outcome.exited(0);
+        for line in ["queues interrupting at", "interrupts begin and end"] {
+            assert!(console.contains(line), "{line:?} is not in:\n{console}");
+        }
+    }
     let _ = fs::remove_dir_all(&folder);
 }
 

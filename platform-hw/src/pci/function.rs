@@ -169,6 +169,10 @@ impl PciDevice for Function {
         interrupts::establish(self, handlers)
     }
 
+    fn release_interrupts(&self) {
+        interrupts::release(self);
+    }
+
     fn establish_message_interrupt(&self, handler: InterruptHandler) -> bool {
         interrupts::establish_message(self, handler)
     }

@@ -75,6 +75,14 @@ fn establish_msi_x(function: &Function, capability: u16, handlers: Vec<Interrupt
     true
 }
 
+/// See [`PciDevice::release_interrupts`].
+pub fn release(function: &Function) {
+    if let Some(&capability) = function.capabilities(MSI_X).first() {
+        let control = function.read(capability + 2, 2);
+        function.write(capability + 2, 2, control & !MSI_X_ENABLE);
+    }
+}
+
 fn establish_msi(function: &Function, capability: u16, handler: InterruptHandler) -> bool {
     let Some(address) = message_address(target(0)) else { return false };
     let Some(vector) = bmk::trap::allocate_vector(handler) else { return false };

@@ -24,6 +24,14 @@ static void handle(int number)
 	(void)number;
 }
 
+static volatile siginfo_t told;
+
+static void note(int number, siginfo_t *information, void *context)
+{
+	told = *information;
+	(void)number, (void)context;
+}
+
 static void expect(int good, const char *what)
 {
 	if (!good) {
@@ -99,6 +107,14 @@ int main(void)
 	expect(timer_settime(timer, 0, &soon, NULL) == 0, "timer_settime");
 	expect(sigwait(&set, &number) == 0 && number == SIGUSR1, "sigwait");
 	puts("a timer's signal is waited for");
+
+	struct sigaction noting = { .sa_sigaction = note, .sa_flags = SA_SIGINFO };
+	expect(sigaction(SIGUSR2, &noting, NULL) == 0, "sigaction");
+	kill(getpid(), SIGUSR2);
+	expect(told.si_signo == SIGUSR2 && told.si_code == SI_USER && told.si_pid == getpid(), "kill's information");
+	pthread_kill(pthread_self(), SIGUSR2);
+	expect(told.si_code == SI_LWP && told.si_pid == getpid() && told.si_uid == 0, "pthread_kill's information");
+	puts("handlers are told who sent");
 
 	signal(SIGALRM, SIG_IGN);
 	every(10000);

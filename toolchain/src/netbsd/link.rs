@@ -94,6 +94,7 @@ const WRAPPED: &[&str] = &[
     "rumpns_mutex_exit",
     "rumpns_mutex_spin_enter",
     "rumpns_mutex_spin_exit",
+    "rumpns_pci_intr_disestablish",
     "rumpns_sleepq_block",
 ];
 

@@ -21,10 +21,14 @@ use super::{
 use crate::{
     errno::{ENXIO, Errno},
     thread, upcall,
+    wait::WaitList,
 };
 
 /// Functions by the cookie that the kernel gave for their interrupt.
 static COOKIES: SpinLock<Vec<(c_uint, Arc<Function>)>> = SpinLock::new(Vec::new());
+
+/// The lines that drivers have handlers for.
+static ESTABLISHED: SpinLock<Vec<Arc<Line>>> = SpinLock::new(Vec::new());
 
 /// Notes which function an interrupt cookie stands for.
 #[cfg_attr(not(test), unsafe(no_mangle))]
@@ -58,6 +62,11 @@ pub struct Line {
     cpu: AtomicUsize,
     /// It signals by level, until the driver's handler has quieted the function.
     is_pin: AtomicBool,
+    /// The driver wants no more of it.
+    closed: AtomicBool,
+    /// The thread has ended.
+    ended: AtomicBool,
+    closers: WaitList,
 }
 
 impl Line {
@@ -69,6 +78,9 @@ impl Line {
             raised: AtomicBool::new(false),
             cpu: AtomicUsize::new(rumpuser_cpu()),
             is_pin: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            closers: WaitList::new(),
         })
     }
 
@@ -110,16 +122,22 @@ impl Handler {
         upcall::become_kernel_thread();
         let mut here = None;
         loop {
-            while !line.raised.swap(false, Ordering::SeqCst) {
+            while !line.raised.swap(false, Ordering::SeqCst) && !line.closed.load(Ordering::SeqCst) {
                 rumpuser_park(NEVER);
+            }
+            if line.closed.load(Ordering::SeqCst) {
+                break;
             }
             line.follow(&mut here);
             // SAFETY: the driver's function and argument.
             upcall::with_cpu(|| unsafe { (self.function)(self.argument) });
-            if line.is_pin.load(Ordering::Relaxed) {
+            if line.is_pin.load(Ordering::Relaxed) && !line.closed.load(Ordering::SeqCst) {
                 line.function.set_pin(true);
             }
         }
+        upcall::with_cpu(upcall::proxy::release);
+        line.ended.store(true, Ordering::SeqCst);
+        line.closers.wake_all();
     }
 }
 
@@ -133,22 +151,28 @@ pub unsafe extern "C" fn rumpcomp_pci_irq_establish(
     handler: unsafe extern "C" fn(*mut c_void) -> c_int,
     argument: *mut c_void,
 ) -> *mut c_void {
+    establish(cookie, Handler { function: handler, argument }).map_or(core::ptr::null_mut(), |line| {
+        let place = Arc::as_ptr(&line);
+        ESTABLISHED.lock().push(line);
+        place.cast_mut().cast()
+    })
+}
+
+fn establish(cookie: c_uint, handler: Handler) -> Option<Arc<Line>> {
     let vector = messages::find(cookie);
     let is_vector = vector.is_some();
-    let Some(line) = vector.or_else(|| function(cookie).map(Line::new)) else {
-        return core::ptr::null_mut();
-    };
-    let (served, handler) = (line.clone(), Handler { function: handler, argument });
-    let Ok(thread) =
-        thread::spawn(String::from("interrupt"), CpuSet::MAX, Box::new(move || handler.serve(&served)))
-    else {
-        return core::ptr::null_mut();
-    };
+    let line = vector.or_else(|| function(cookie).map(Line::new))?;
+    // A vector may have been given up before.
+    line.closed.store(false, Ordering::SeqCst);
+    line.ended.store(false, Ordering::SeqCst);
+    let served = line.clone();
+    let serve = Box::new(move || handler.serve(&served));
+    let thread = thread::spawn(String::from("interrupt"), CpuSet::MAX, serve).ok()?;
     *line.thread.lock() = Some(thread.clone());
     if is_vector {
         // It may have been raised before it had a thread.
         thread.unpark();
-        return Arc::into_raw(line).cast_mut().cast();
+        return Some(line);
     }
     line.function.enable_bus_master();
     let raised = line.clone();
@@ -156,10 +180,40 @@ pub unsafe extern "C" fn rumpcomp_pci_irq_establish(
         line.is_pin.store(true, Ordering::Relaxed);
         let raised = line.clone();
         if !line.function.device.establish_pin_interrupt(Box::new(move || raised.interrupt())) {
-            return core::ptr::null_mut();
+            close(&line);
+            return None;
         }
         line.function.set_pin(true);
     }
-    // For ever, as the thread.
-    Arc::into_raw(line).cast_mut().cast()
+    Some(line)
+}
+
+/// `pci_intr_disestablish(9)` in the place of the kernel's own, which panics: the handler has ended, and isn't called again. Nothing if
+/// `handle` is none: drivers that fail half-way give what they never set.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub extern "C" fn __wrap_rumpns_pci_intr_disestablish(_chipset: *mut c_void, handle: *const c_void) {
+    let mut established = ESTABLISHED.lock();
+    let place = established.iter().position(|line| core::ptr::eq(Arc::as_ptr(line).cast(), handle));
+    let line = place.map(|place| established.swap_remove(place));
+    drop(established);
+    if let Some(line) = line {
+        close(&line);
+    }
+}
+
+/// Ends a line's thread, and waits for that.
+fn close(line: &Line) {
+    line.closed.store(true, Ordering::SeqCst);
+    let thread = line.thread.lock().take();
+    let Some(thread) = thread else { return };
+    thread.unpark();
+    // The handler may want the virtual CPU.
+    upcall::without_cpu(core::ptr::null_mut(), || {
+        while !line.ended.load(Ordering::SeqCst) {
+            line.closers.wait(NEVER, || !line.ended.load(Ordering::SeqCst));
+        }
+    });
+    if line.is_pin.load(Ordering::Relaxed) {
+        line.function.set_pin(false);
+    }
 }

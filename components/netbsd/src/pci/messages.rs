@@ -19,11 +19,10 @@ use crate::{
 /// `pci_intr_type_t`: the pin, and MSI-X; they index the counts.
 const PIN: c_int = 0;
 const MSI_X: c_int = 2;
-/// The capability, its control word, the mask of its count of vectors less one, and its switch.
+/// The capability, its control word, and the mask of its count of vectors less one.
 const CAPABILITY: u8 = 0x11;
 const CONTROL: u16 = 2;
 const COUNT: u32 = 0x7ff;
-const ENABLE: u32 = 1 << 15;
 /// As many vectors as one driver gets.
 const MOST: usize = 32;
 
@@ -47,17 +46,21 @@ pub fn find(cookie: c_uint) -> Option<Arc<Line>> {
     VECTORS.lock().iter().find(|(known, _)| *known == cookie).map(|(_, line)| line.clone())
 }
 
-/// Where the function's control word is, if it has that many vectors.
-fn control(function: &Function, vectors: usize) -> Option<u16> {
-    let control = function.device.capabilities(CAPABILITY).first()?.checked_add(CONTROL)?;
-    let offered = (function.device.config_read(control, 2) & COUNT) as usize + 1;
-    (1..=offered.min(MOST)).contains(&vectors).then_some(control)
+/// Whether the function has that many vectors.
+fn has(function: &Function, vectors: usize) -> bool {
+    let capability = function.device.capabilities(CAPABILITY).first().copied();
+    capability.and_then(|capability| capability.checked_add(CONTROL)).is_some_and(|control| {
+        let offered = (function.device.config_read(control, 2) & COUNT) as usize + 1;
+        (1..=offered.min(MOST)).contains(&vectors)
+    })
 }
 
 /// Turns MSI-X on for the function of the cookies, a vector for each.
 fn establish(cookies: &[c_uint]) -> Option<()> {
     let function = interrupt::function(*cookies.first()?)?;
-    control(&function, cookies.len())?;
+    if !has(&function, cookies.len()) {
+        return None;
+    }
     let lines: Vec<_> = cookies.iter().map(|_| Line::new(function.clone())).collect();
     let handlers = lines.iter().cloned().map(|line| Box::new(move || line.interrupt()) as InterruptHandler);
     if !function.device.establish_interrupts(handlers.collect()) {
@@ -123,10 +126,7 @@ pub unsafe extern "C" fn netbsd_pci_intr_release(chipset: *mut c_void, handles: 
     let length = usize::try_from(count).unwrap_or(0);
     // SAFETY: `netbsd_pci_intr_alloc` made it with as many.
     let cookies = unsafe { Box::from_raw(core::ptr::slice_from_raw_parts_mut(handles, length)) };
-    if let Some(control) = control(&function, 1) {
-        let value = function.device.config_read(control, 2);
-        function.device.config_write(control, 2, value & !ENABLE);
-    }
+    function.device.release_interrupts();
     VECTORS.lock().retain(|(cookie, _)| !cookies.contains(&u64::from(*cookie)));
 }
 
@@ -137,10 +137,10 @@ mod tests {
     #[test]
     fn a_function_gets_no_more_vectors_than_it_has() {
         let function = with_vectors(3);
-        let given = [0, 1, 3, 4].map(|wanted| control(&function, wanted).is_some());
+        let given = [0, 1, 3, 4].map(|wanted| has(&function, wanted));
         assert_eq!(given, [false, true, true, false]);
-        assert!(control(&with_vectors(2048), MOST + 1).is_none());
-        assert!(control(&with_vectors(0), 1).is_none());
+        assert!(!has(&with_vectors(2048), MOST + 1));
+        assert!(!has(&with_vectors(0), 1));
     }
 
     #[test]

@@ -41,12 +41,12 @@ const RED_ZONE: usize = 128;
 const STEP: u64 = 1 << 8;
 const BACKWARDS: u64 = 1 << 10;
 
-/// Why a signal comes; all zero for those that were sent.
+/// Why a signal comes. Of those that were sent see [`super::sender`].
 #[derive(Default)]
 pub struct Cause {
     pub number: usize,
     pub code: c_int,
-    /// The address accessed, or of the instruction.
+    /// The address accessed, or of the instruction; of what was sent, the process.
     pub address: usize,
     /// The trap's number (`<machine/trap.h>`).
     pub kind: c_int,

@@ -7,7 +7,9 @@ use core::{
 
 use super::{
     lwp::{Lwp, current},
-    process, signal,
+    process,
+    sender::Sender,
+    signal,
 };
 use crate::{
     errno::{EINTR, ENOSYS, ERESTART, ESRCH, Errno},
@@ -46,7 +48,7 @@ pub extern "C" fn rumpuser_kill(process: i64, signal: c_int) -> Errno {
         return 0;
     }
     let program = c_int::try_from(process).ok().filter(|&pid| pid > 0).and_then(process::with_pid);
-    program.map_or(ESRCH, |program| signal::send_to_program(program, signal))
+    program.map_or(ESRCH, |program| signal::send_to_program(program, signal, Sender::KERNEL))
 }
 
 /// The calling thread, if a signal may end the sleep that it is about to begin.

@@ -12,6 +12,7 @@ pub mod priority;
 pub mod process;
 mod root;
 pub mod rump;
+pub mod sender;
 pub mod signal;
 pub mod stack;
 pub mod start;

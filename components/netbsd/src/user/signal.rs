@@ -14,6 +14,7 @@ use super::{
     deliver::{self, Cause},
     lwp::{self, Lwp, TimeSpec, current, failed, monotonic_deadline},
     process,
+    sender::{self, Sender, Senders},
 };
 use crate::{
     errno::{EAGAIN, EINTR, EINVAL, ERESTART, ESRCH, Errno},
@@ -71,7 +72,8 @@ pub struct Action {
     flags: c_int,
 }
 
-/// `siginfo_t`: number, code, error; of a trap the address and the trap's number; and padding to its size.
+/// `siginfo_t`: number, code, error; of a trap the address and the trap's number, of what was sent the process and the user in
+/// the address's place; and padding to its size.
 #[repr(C)]
 pub struct Information {
     number: c_int,
@@ -104,9 +106,21 @@ static ACTIONS: SpinLock<[Action; LIMIT]> = SpinLock::new([NONE; LIMIT]);
 /// Signals for a program as a whole, for the next of its threads that looks. Programs after the last share its place.
 static PENDING: [AtomicU64; 16] = [const { AtomicU64::new(0) }; 16];
 
+/// Who sent a program's, and its threads'.
+static SENDERS: [Senders<LIMIT>; PENDING.len()] = [const { Senders::new() }; PENDING.len()];
+
 /// The place of a program, by its number.
 fn shared(program: usize) -> &'static AtomicU64 {
     &PENDING[program.min(PENDING.len() - 1)]
+}
+
+fn senders(program: usize) -> &'static Senders<LIMIT> {
+    &SENDERS[program.min(SENDERS.len() - 1)]
+}
+
+/// Why a signal that was taken came.
+pub fn cause(lwp: &Lwp, number: usize) -> Cause {
+    senders(lwp.program.load(Ordering::Relaxed)).cause(number)
 }
 
 impl Lwp {
@@ -148,6 +162,7 @@ pub fn send(lwp: &Lwp, signal: c_int) -> Errno {
     match usize::try_from(signal) {
         Ok(0) => 0,
         Ok(number) if number < LIMIT => {
+            senders(lwp.program.load(Ordering::Relaxed)).note(number, Sender::caller(sender::THREAD));
             lwp.pending[0].fetch_or(1 << number, Ordering::SeqCst);
             if current().is_some_and(|me| me.id == lwp.id) {
                 deliver(lwp);
@@ -161,10 +176,11 @@ pub fn send(lwp: &Lwp, signal: c_int) -> Errno {
 }
 
 /// Sends a signal to a program; which of its threads gets it is seen when they wake. It runs no handlers.
-pub fn send_to_program(program: usize, signal: c_int) -> Errno {
+pub fn send_to_program(program: usize, signal: c_int, sender: Sender) -> Errno {
     match usize::try_from(signal) {
         Ok(0) => 0,
         Ok(number) if number < LIMIT => {
+            senders(program).note(number, sender);
             shared(program).fetch_or(1 << number, Ordering::SeqCst);
             lwp::interrupt_program(program);
             0
@@ -244,7 +260,7 @@ fn handle(lwp: &Lwp, number: usize) -> bool {
         _ if action.ignores(number) => false,
         DEFAULT => process::end_by_signal(number as u8),
         _ => {
-            deliver::call(lwp, &action, &Cause { number, ..Cause::default() });
+            deliver::call(lwp, &action, &cause(lwp, number));
             true
         }
     }
@@ -369,7 +385,7 @@ pub unsafe extern "C" fn ____sigtimedwait50(
     loop {
         if let Some(number) = take(lwp, wanted) {
             if !information.is_null() {
-                let found = Information::of(&Cause { number, ..Cause::default() });
+                let found = Information::of(&cause(lwp, number));
                 // SAFETY: the caller's promise.
                 unsafe { information.cast::<Information>().write(found) };
             }
@@ -388,11 +404,15 @@ pub unsafe extern "C" fn ____sigtimedwait50(
 /// Sends a signal to a process, which is a program; groups of them have none but the caller's.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub extern "C" fn kill(process: c_int, signal: c_int) -> c_int {
+    send_to_process(process, signal, Sender::caller(sender::USER))
+}
+
+fn send_to_process(process: c_int, signal: c_int, sender: Sender) -> c_int {
     let Some(lwp) = current() else { return failed(ESRCH) };
     let own = process <= 0 || process == process::getpid_of_caller();
     let program = if own { Some(lwp.program.load(Ordering::Relaxed)) } else { process::with_pid(process) };
     let Some(program) = program else { return failed(ESRCH) };
-    match send_to_program(program, signal) {
+    match send_to_program(program, signal, sender) {
         0 => {
             deliver(lwp);
             0
@@ -401,7 +421,7 @@ pub extern "C" fn kill(process: c_int, signal: c_int) -> c_int {
     }
 }
 
-/// Sends a signal to a process. What comes with it is lost.
+/// Sends a signal to a process. The value that comes with it is lost.
 ///
 /// # Safety
 /// `information` is null or a `siginfo_t`.
@@ -411,7 +431,7 @@ pub unsafe extern "C" fn sigqueueinfo(process: c_int, information: *const c_int)
         return failed(EINVAL);
     }
     // SAFETY: a `siginfo_t` begins with the number.
-    kill(process, unsafe { *information })
+    send_to_process(process, unsafe { *information }, Sender::caller(sender::QUEUE))
 }
 
 #[cfg(test)]

@@ -200,7 +200,7 @@ fn interrupted(lwp: &Lwp, trap: &mut MachineTrap) -> bool {
         if action.ignores(number) {
             continue;
         }
-        let cause = Cause { number, ..Cause::default() };
+        let cause = signal::cause(lwp, number);
         if action.handler() == DEFAULT || !deliver::enter(lwp, trap, &action, &cause) {
             process::end_by_signal(number as u8);
         }
