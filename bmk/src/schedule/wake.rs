@@ -62,9 +62,7 @@ pub fn enqueue(thread: &'static Thread) {
     // A queue that was empty has no slice timer set. Otherwise only a thread that is ahead disturbs.
     let running = scheduler.virtual_runtime.load(Ordering::Relaxed)
         + now.saturating_sub(scheduler.accounted.load(Ordering::Relaxed));
-    if placed + GRANULARITY < running {
-        kick(cpu);
-    } else if alone && !begin_slice(cpu, now) {
+    if placed + GRANULARITY < running || alone && !begin_slice(cpu, now) {
         kick(cpu);
     }
 }

@@ -95,6 +95,7 @@ const WRAPPED: &[&str] = &[
     "rumpns_mutex_spin_enter",
     "rumpns_mutex_spin_exit",
     "rumpns_pci_intr_disestablish",
+    "rumpns_pci_intr_setattr",
     "rumpns_sleepq_block",
 ];
 

@@ -2,6 +2,9 @@
 //!
 //! A function whose driver asks for vectors of MSI-X signals by them ([`super::messages`]). Another with the MSI capability
 //! signals by one message, whatever its driver thinks; others by their pin.
+//!
+//! Handlers hold the kernel's giant lock, as on other machines that NetBSD runs on, unless their drivers say that they need none:
+//! most have no other against a sender on another CPU.
 
 use alloc::{boxed::Box, string::String, sync::Arc, vec::Vec};
 use core::{
@@ -19,10 +22,48 @@ use super::{
     messages,
 };
 use crate::{
-    errno::{ENXIO, Errno},
+    errno::{ENODEV, ENXIO, Errno},
     thread, upcall,
     wait::WaitList,
+    weak::weak,
 };
+
+/// `PCI_INTR_MPSAFE`, of the attributes of an interrupt.
+const NEEDS_NO_LOCK: c_int = 1;
+
+weak! {
+    /// Takes the giant lock so often.
+    fn rumpns__kernel_lock(c_int);
+    /// Lets it go so often; the count before goes to a place, if that isn't null.
+    fn rumpns__kernel_unlock(c_int, *mut c_int);
+}
+
+/// Cookies of interrupts whose handlers need no lock.
+static UNLOCKED: SpinLock<Vec<c_uint>> = SpinLock::new(Vec::new());
+
+/// `pci_intr_setattr(9)` in the place of the kernel's own, which heeds nothing.
+///
+/// # Safety
+/// `handle` is an interrupt's.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn __wrap_rumpns_pci_intr_setattr(
+    _chipset: *mut c_void,
+    handle: *const u64,
+    attribute: c_int,
+    value: u64,
+) -> Errno {
+    if attribute != NEEDS_NO_LOCK {
+        return ENODEV;
+    }
+    // SAFETY: the caller's promise; the handle is the cookie.
+    let cookie = unsafe { *handle } as c_uint;
+    let mut unlocked = UNLOCKED.lock();
+    unlocked.retain(|&other| other != cookie);
+    if value != 0 {
+        unlocked.push(cookie);
+    }
+    0
+}
 
 /// Functions by the cookie that the kernel gave for their interrupt.
 static COOKIES: SpinLock<Vec<(c_uint, Arc<Function>)>> = SpinLock::new(Vec::new());
@@ -111,12 +152,27 @@ impl Line {
 struct Handler {
     function: unsafe extern "C" fn(*mut c_void) -> c_int,
     argument: *mut c_void,
+    locked: bool,
 }
 
 // SAFETY: the function and its argument are meant for the interrupt's thread.
 unsafe impl Send for Handler {}
 
 impl Handler {
+    fn call(&self) {
+        let lock = rumpns__kernel_lock().zip(rumpns__kernel_unlock()).filter(|_| self.locked);
+        // SAFETY: the kernel's functions, and the driver's with its argument.
+        unsafe {
+            if let Some((take, _)) = lock {
+                take(1);
+            }
+            (self.function)(self.argument);
+            if let Some((_, release)) = lock {
+                release(1, core::ptr::null_mut());
+            }
+        }
+    }
+
     /// The interrupt's thread.
     fn serve(self, line: &Line) {
         upcall::become_kernel_thread();
@@ -129,8 +185,7 @@ impl Handler {
                 break;
             }
             line.follow(&mut here);
-            // SAFETY: the driver's function and argument.
-            upcall::with_cpu(|| unsafe { (self.function)(self.argument) });
+            upcall::with_cpu(|| self.call());
             if line.is_pin.load(Ordering::Relaxed) && !line.closed.load(Ordering::SeqCst) {
                 line.function.set_pin(true);
             }
@@ -151,7 +206,8 @@ pub unsafe extern "C" fn rumpcomp_pci_irq_establish(
     handler: unsafe extern "C" fn(*mut c_void) -> c_int,
     argument: *mut c_void,
 ) -> *mut c_void {
-    establish(cookie, Handler { function: handler, argument }).map_or(core::ptr::null_mut(), |line| {
+    let locked = !UNLOCKED.lock().contains(&cookie);
+    establish(cookie, Handler { function: handler, argument, locked }).map_or(core::ptr::null_mut(), |line| {
         let place = Arc::as_ptr(&line);
         ESTABLISHED.lock().push(line);
         place.cast_mut().cast()

@@ -44,7 +44,7 @@ pub struct Senders<const SIGNALS: usize>([AtomicU32; SIGNALS]);
 
 impl<const SIGNALS: usize> Senders<SIGNALS> {
     /// Nobody has sent anything.
-    pub const fn new() -> Self {
+    pub(super) const fn new() -> Self {
         Senders([const { AtomicU32::new(0) }; SIGNALS])
     }
 
