@@ -34,10 +34,10 @@ static DRIVERS: &[&dyn rumpuser::device::Driver] = &[
     &xenfront::Xenfront { networks: xenfront::Networks::BUILT_IN },
 ];
 
-/// The machine's platform. What GRUB starts is a machine with firmware, under Xen, too.
+/// The machine's platform.
 fn platform(_magic: u32) -> &'static dyn bmk::platform::Platform {
     #[cfg(feature = "xen")]
-    if _magic != bmk::boot::loader::MULTIBOOT_MAGIC && platform_xen::detected() {
+    if platform_xen::detected() {
         return &platform_xen::XEN;
     }
     &platform_hw::PC

@@ -21,7 +21,7 @@ mod mmio;
 mod mp_table;
 mod once;
 mod pci;
-mod port;
+pub mod port;
 mod power;
 mod register;
 mod rtc;
@@ -37,6 +37,7 @@ use rumpuser::{Halt, device::Registers};
 
 pub use bus::set_drivers;
 pub use entropy::{add as add_entropy, set_refill as set_entropy_refill};
+pub use io_apic::mask_8259;
 
 /// The PC.
 pub struct Pc;

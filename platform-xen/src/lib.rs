@@ -16,6 +16,7 @@ mod events;
 #[cfg(any(test, feature = "host"))]
 pub mod fuzz;
 mod grant;
+mod hvm;
 mod hypercall;
 mod memory;
 mod ring;
@@ -74,6 +75,7 @@ impl Platform for Xen {
 
     fn discover(&self, boot: &BootInformation) {
         hypercall::initialise();
+        hvm::unplug();
         need(memory::initialise(), "shared page");
         need(memory::register_cpu(0), "place for a CPU's information");
         need(events::initialise(&boot.command_line), "events");

@@ -69,6 +69,10 @@ pub fn configuration(plan: &Plan, end: AtEnd) -> Result<String, Error> {
             disks.push(string(&format!("format=raw, {device}, target={}", plan.image)));
             lines.push(format!("boot = \"{}\"", if plan.kind == ImageKind::Iso { "d" } else { "c" }));
             lines.push("serial = \"pty\"".into());
+            // SeaBIOS reads an IDE disk word by word, each by way of the emulator.
+            if plan.kind == ImageKind::Disk {
+                lines.push("hdtype = \"ahci\"".into());
+            }
         }
     }
     let interfaces = plan.nics.iter().map(|(nic, mac)| interface(plan, nic, *mac));
