@@ -1,4 +1,4 @@
-//! The Xen platform: PVH domains of a stock Xen. `bmk` calls it through [`bmk::platform::Platform`]; the kernel chooses
+//! The Xen platform: PVH domains of a stock Xen, and HVM domains. `bmk` calls it through [`bmk::platform::Platform`]; the kernel chooses
 //! [`XEN`] where [`detected`] says so.
 //!
 //! Interrupts are event channels: no local APIC, no firmware table is used.

@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use bmk::{clock, rendezvous, schedule};
 use rumpuser::{ThreadSpec, device::InterruptHandler};
 
-use crate::{console, control, events, grant, memory, need, runstate, shutdown, store, xenbus};
+use crate::{console, control, events, grant, hvm, memory, need, runstate, shutdown, store, xenbus};
 
 /// Suspends in a thread of its own, on the boot CPU: the caller's thread hands on the changes of xenstore.
 pub fn start() {
@@ -51,6 +51,8 @@ fn suspend() -> bool {
 
 /// Sets up what all CPUs share, on the boot CPU while the others stand still. Returns handlers of channels that are no more.
 fn resume(stopped: clock::Stopped) -> Vec<InterruptHandler> {
+    // Another emulator.
+    hvm::unplug();
     need(memory::resume(), "shared page");
     need(memory::register_cpu(0), "place for a CPU's information");
     let handlers = events::resume();

@@ -128,7 +128,8 @@ fn xen_reads_its_configuration() {
         ["--bridge", "br0,mac=00:16:3e:00:00:01,script=vif-route,address=10.0.0.2/24,address=fd00::2/64"];
     let words = [&["web.elf", "--disk", "image.qcow2"], &routed[..]].concat();
     bench.file("routed.cfg", deployed(&bench, "xl", &words));
-    bench.file("raw.cfg", deployed(&bench, "xl", &["web.raw", "--bridge", "br0,mac=52:54:00:00:00:01"]));
+    let words = ["web.raw", "--bridge", "br0,mac=00:16:3e:00:00:01", "--disk", "data disk,1.img"];
+    bench.file("raw.cfg", deployed(&bench, "xl", &words));
     let read = |name: &str, keys: &[&str]| {
         let arguments: Vec<&OsStr> =
             ["-c", XL, name].into_iter().chain(keys.iter().copied()).map(OsStr::new).collect();
@@ -153,12 +154,13 @@ fn xen_reads_its_configuration() {
     let text = read("routed.cfg", &["disk", "vif"]).expect("as before");
     let expected = "vif=type=vif, mac=00:16:3e:00:00:01, bridge=br0, script=vif-route, ip=10.0.0.2 fd00::2\n";
     assert!(text.starts_with("disk=format=qcow2, ") && text.ends_with(expected), "{text}");
-    let text = read("raw.cfg", &["type", "vif", "disk"]).expect("as before");
-    assert!(
-        text.contains("vif=type=ioemu, model=virtio-net-pci, mac=52:54:00:00:00:01, bridge=br0"),
-        "{text}"
-    );
-    assert!(text.contains("disk=format=raw, vdev=hda, access=rw, target=/"), "{text}");
+    let keys = ["type", "boot", "hdtype", "vga", "disk", "vif"];
+    let text = read("raw.cfg", &keys).expect("as before");
+    let expected = "type=hvm\nboot=c\nhdtype=ahci\nvga=none\ndisk=format=raw, vdev=hda, access=rw, target=/";
+    assert!(text.starts_with(expected), "{text}");
+    assert!(text.ends_with("vif=type=vif, mac=00:16:3e:00:00:01, bridge=br0\n"), "{text}");
+    let text = fs::read_to_string(bench.path("raw.cfg")).expect("it was written");
+    assert!(text.contains("\"format=raw, vdev=xvdg, access=rw, target=/"), "{text}");
     bench.file("bad.cfg", "name = \"x\nvcpus = [");
     assert_eq!(read("bad.cfg", &["name"]).as_deref(), Some(""));
 }
@@ -415,7 +417,7 @@ fn what_an_engine_cannot_is_refused() {
         ("xl", &["web.elf", "--publish", "80:80"], "use --bridge"),
         ("xl", &["web.raw", "--tap", "tap0"], "use --bridge"),
         ("xl", &["web.raw", "--", "x"], "bake them"),
-        ("xl", &["web.raw", "--disk", "data disk,1.img"], "no component drives"),
+        ("xl", &["web.raw", "--bridge", "br0", "--nic", "e1000"], "no e1000"),
         ("kubevirt", &["web.elf", "--tap", "tap0"], "--bridge NETWORK"),
         ("kubevirt", &["web.raw", "--", "x"], "bake them"),
         ("kubevirt", &["web.elf", "--container-disk", "no/such/x.tar"], "no/such/x.tar: cannot be written"),

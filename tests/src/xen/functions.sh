@@ -13,7 +13,7 @@ fail() {
   section devices xenstore-ls /local/domain
   section links sh -c 'ip link; cat /proc/net/dev /proc/net/arp'
   section dmesg sh -c 'dmesg | tail -n 30'
-  for log in /var/log/xen/console/*.log; do section "$log" tail -n 60 $log; done
+  for log in /var/log/xen/console/*.log /var/log/xen/*.log; do [ -f $log ] && section "$log" tail -n 60 $log; done
   echo "@@ done"
   poweroff -f
   sleep 60

@@ -13,7 +13,7 @@ use std::{
 
 use toolchain::{
     launch::QEMU,
-    xen::{Archive, DOM0_MEMORY, Prepared, libraries, prepare},
+    xen::{Archive, DOM0_MEMORY, EMULATOR_MEMORY, Prepared, emulator, libraries, prepare},
 };
 use wait_timeout::ChildExt;
 
@@ -34,7 +34,7 @@ pub enum Ending {
     Running,
 }
 
-/// A PVH domain.
+/// A domain.
 #[derive(Debug, Clone)]
 pub struct Domain {
     name: String,
@@ -43,11 +43,16 @@ pub struct Domain {
 }
 
 impl Domain {
-    /// A domain of `image` with 64 MiB, and 2 CPUs, an interface or a disk if told so.
+    /// A PVH domain of `image` with 64 MiB, and 2 CPUs, an interface or a disk if told so.
     pub fn new(name: &str, image: &Path) -> Self {
         let mut settings = format!("name=\"{name}\"\ntype=\"pvh\"\nkernel=\"/guest/{}\"\n", file_name(image));
         settings += "memory=64\ntsc_mode=\"native\"\n\
             on_poweroff=\"preserve\"\non_crash=\"preserve\"\non_reboot=\"preserve\"\n";
+        Domain { name: name.into(), image: image.into(), settings }
+    }
+
+    /// A domain of this configuration, of a disk image that is `/guest`'s.
+    pub fn of_configuration(name: &str, image: &Path, settings: String) -> Self {
         Domain { name: name.into(), image: image.into(), settings }
     }
 
@@ -94,6 +99,8 @@ pub struct Host {
     domains: Vec<Domain>,
     files: Vec<PathBuf>,
     programs: Vec<PathBuf>,
+    /// More archives for dom0's root.
+    archives: Vec<PathBuf>,
     memory: u32,
     dom0_memory: u32,
     timeout: Duration,
@@ -114,6 +121,7 @@ impl Host {
                 domains: Vec::new(),
                 files: Vec::new(),
                 programs: Vec::new(),
+                archives: Vec::new(),
                 memory: 768,
                 dom0_memory: DOM0_MEMORY,
                 timeout: Duration::from_secs(400),
@@ -132,6 +140,22 @@ impl Host {
             return None;
         }
         Host::new()
+    }
+
+    /// The same with what HVM domains need in dom0.
+    pub fn with_emulator(mut self) -> Option<Host> {
+        match emulator(&self.prepared) {
+            Ok(archive) => {
+                self.archives.push(archive);
+                self.memory += EMULATOR_MEMORY;
+                self.dom0_memory += EMULATOR_MEMORY;
+                Some(self)
+            }
+            Err(why) => {
+                crate::skip(&why);
+                None
+            }
+        }
     }
 
     /// Waits so long for the script's end, instead of 400 s.
@@ -217,9 +241,12 @@ impl Host {
 
     fn write_files(&self, path: &Path, script: &str) -> io::Result<()> {
         fs::copy(&self.prepared.root, path)?;
-        let file = File::options().append(true).open(path)?;
-        let padding = file.metadata()?.len().next_multiple_of(512);
-        file.set_len(padding)?;
+        let mut file = File::options().append(true).open(path)?;
+        for more in &self.archives {
+            file.set_len(file.metadata()?.len().next_multiple_of(512))?;
+            io::copy(&mut File::open(more)?, &mut file)?;
+        }
+        file.set_len(file.metadata()?.len().next_multiple_of(512))?;
         let mut archive = Archive::new(io::BufWriter::new(file));
         let images = self.domains.iter().map(|domain| domain.image.as_path());
         let mut images: Vec<&Path> = images.chain(self.files.iter().map(PathBuf::as_path)).collect();

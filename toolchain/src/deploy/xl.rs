@@ -1,7 +1,7 @@
 //! Xen: a domain configuration for xl (xl.cfg(5), xl-disk-configuration(5), xl-network-configuration(5)). An ELF image
-//! is a PVH domain with Xen's own disks and interfaces; a disk image is an HVM domain with NICs that QEMU emulates.
+//! is a PVH domain, a disk image an HVM domain; either has Xen's own disks and interfaces.
 
-use std::{fs::File, io::Read as _, net::IpAddr};
+use std::{fs::File, io::Read as _, net::IpAddr, ops::RangeInclusive};
 
 use super::{Deployment, Error, Plan};
 use crate::launch::{
@@ -9,8 +9,9 @@ use crate::launch::{
     network::{Backend, Model},
 };
 
-/// The most disks: `xvda` to `xvdz`.
-const DISKS: usize = 26;
+/// The letters of the disks: `xvda` to `xvdz`. The emulator of an HVM domain has the first six, too.
+const DISKS: RangeInclusive<char> = 'a'..='z';
+const HVM_DISKS: RangeInclusive<char> = 'g'..='z';
 
 /// What becomes of a domain that has powered off, rebooted or crashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +24,13 @@ pub enum AtEnd {
 
 pub fn deploy(plan: &Plan) -> Result<Deployment, Error> {
     let text = configuration(plan, AtEnd::Go)?;
-    Ok(Deployment { text, notes: vec![format!("save it, then: xl create -c {}.cfg", plan.name)] })
+    let name = &plan.name;
+    let note = match plan.kind {
+        ImageKind::Elf => format!("save it, then: xl create -c {name}.cfg"),
+        // `-c` is the serial line's.
+        _ => format!("save it, then: xl create {name}.cfg && xl console -t pv {name}"),
+    };
+    Ok(Deployment { text, notes: vec![note] })
 }
 
 /// The domain's configuration.
@@ -40,41 +47,39 @@ pub fn configuration(plan: &Plan, end: AtEnd) -> Result<String, Error> {
         lines.push(format!("on_{event} = \"{action}\""));
     }
     let mut disks = Vec::new();
-    match plan.kind {
+    let letters = match plan.kind {
         ImageKind::Elf => {
             lines.push(format!("kernel = {}", string(&plan.image)));
             if !plan.command_line.is_empty() {
                 lines.push(format!("cmdline = {}", string(&plan.command_line)));
             }
-            if plan.disks.len() > DISKS {
-                return plan.unsupported(format!("gives a domain at most {DISKS} disks here"));
-            }
-            // The target comes last: it may have commas and blanks.
-            let disk = |(letter, path): (char, &String)| {
-                string(&format!("format={}, vdev=xvd{letter}, access=rw, target={path}", format(path)))
-            };
-            disks.extend(('a'..='z').zip(&plan.disks).map(disk));
+            DISKS
         }
         ImageKind::Disk | ImageKind::Iso => {
             plan.needs_no_words()?;
-            if !plan.disks.is_empty() {
-                return plan.unsupported(
-                    "gives an HVM domain disks that no component drives: bake with --format elf",
-                );
-            }
             let device = match plan.kind {
                 ImageKind::Iso => "vdev=hdc, access=ro, devtype=cdrom",
                 _ => "vdev=hda, access=rw",
             };
             disks.push(string(&format!("format=raw, {device}, target={}", plan.image)));
             lines.push(format!("boot = \"{}\"", if plan.kind == ImageKind::Iso { "d" } else { "c" }));
-            lines.push("serial = \"pty\"".into());
             // SeaBIOS reads an IDE disk word by word, each by way of the emulator.
             if plan.kind == ImageKind::Disk {
                 lines.push("hdtype = \"ahci\"".into());
             }
+            lines.extend(["vga = \"none\"", "vnc = 0"].map(String::from));
+            HVM_DISKS
         }
+    };
+    let most = letters.clone().count();
+    if plan.disks.len() > most {
+        return plan.unsupported(format!("gives a domain at most {most} disks here"));
     }
+    // The target comes last: it may have commas and blanks.
+    let disk = |(letter, path): (char, &String)| {
+        string(&format!("format={}, vdev=xvd{letter}, access=rw, target={path}", format(path)))
+    };
+    disks.extend(letters.zip(&plan.disks).map(disk));
     let interfaces = plan.nics.iter().map(|(nic, mac)| interface(plan, nic, *mac));
     let interfaces = interfaces.collect::<Result<Vec<_>, _>>()?;
     for (key, list) in [("disk", disks), ("vif", interfaces)] {
@@ -89,16 +94,11 @@ fn interface(plan: &Plan, nic: &Nic, mac: MacAddress) -> Result<String, Error> {
     let Backend::Bridge(bridge) = &nic.backend else {
         return plan.no_link(nic, "use --bridge");
     };
-    let model = match (plan.kind, nic.model()) {
-        (ImageKind::Elf, Model::Virtio) => "type=vif".into(),
-        (ImageKind::Elf, other) => {
-            return plan
-                .unsupported(format!("gives a PVH domain its own interfaces only, no {}", other.name()));
-        }
-        (_, Model::Virtio) => "type=ioemu, model=virtio-net-pci".into(),
-        (_, other) => format!("type=ioemu, model={}", other.name()),
-    };
-    let mut text = format!("{model}, mac={mac}, bridge={bridge}");
+    if nic.model() != Model::Virtio {
+        return plan
+            .unsupported(format!("gives a domain Xen's own interfaces only, no {}", nic.model().name()));
+    }
+    let mut text = format!("type=vif, mac={mac}, bridge={bridge}");
     if let Some(script) = &nic.script {
         text += &format!(", script={script}");
         // What scripts route to the domain, or let pass.

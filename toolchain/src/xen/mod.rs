@@ -3,6 +3,7 @@
 
 mod archive;
 pub mod domain;
+mod emulator;
 mod prepare;
 mod sandbox;
 
@@ -20,6 +21,7 @@ use crate::{
 };
 
 pub use archive::Archive;
+pub use emulator::{EMULATOR_MEMORY, emulator};
 pub use prepare::{Prepared, libraries, prepare};
 
 /// Memory of dom0, in MiB. Half of what it has when it begins is for files.

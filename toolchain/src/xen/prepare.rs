@@ -104,13 +104,13 @@ pub struct Prepared {
 }
 
 /// Why Xen can't be had here.
-type Why = String;
+pub type Why = String;
 
-fn because<E: std::fmt::Display>(what: &str) -> impl FnOnce(E) -> Why {
+pub fn because<E: std::fmt::Display>(what: &str) -> impl FnOnce(E) -> Why {
     move |error| format!("{what}: {error}")
 }
 
-fn output(command: &mut Command) -> Result<Vec<u8>, Why> {
+pub fn output(command: &mut Command) -> Result<Vec<u8>, Why> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.stdin(Stdio::null()).output().map_err(because(&name))?;
     if output.status.success() {
@@ -238,6 +238,7 @@ pub fn libraries(tree: &Path, programs: &[PathBuf]) -> Result<Vec<PathBuf>, Why>
 
 fn root(tree: &Path, version: &str, path: &Path) -> Result<(), Why> {
     let tools = format!("usr/lib/xen-{VERSION}/bin");
+    let firmware = format!("usr/lib/xen-{VERSION}/boot");
     let programs: Vec<PathBuf> = TOOLS
         .iter()
         .map(|tool| tree.join(&tools).join(tool))
@@ -251,6 +252,9 @@ fn root(tree: &Path, version: &str, path: &Path) -> Result<(), Why> {
         }
         archive.folder(&format!("usr/lib/xen-{VERSION}"))?;
         archive.folder(&tools)?;
+        archive.folder(&firmware)?;
+        let loader = format!("{firmware}/hvmloader");
+        archive.file(&loader, &fs::read(tree.join(&loader))?)?;
         archive.program("init", INIT.as_bytes())?;
         archive.program("bin/busybox", &fs::read("/bin/busybox")?)?;
         for applet in APPLETS {

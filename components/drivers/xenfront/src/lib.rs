@@ -55,6 +55,10 @@ impl Driver for Xenfront {
     fn attach_xenbus(&self, device: &Arc<dyn XenbusDevice>) -> bool {
         let result = match device.kind() {
             "vif" => net::attach(device, &self.networks),
+            // What an HVM domain starts from, and no driver of a machine reads.
+            "vbd" if device.frontend_value("device-type").is_some_and(|kind| kind.trim() == "cdrom") => {
+                return false;
+            }
             "vbd" => block::attach(device),
             _ => return false,
         };
