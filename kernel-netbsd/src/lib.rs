@@ -36,9 +36,9 @@ static DRIVERS: &[&dyn rumpuser::device::Driver] = &[&COLLECTOR, &XENFRONT];
 #[cfg(feature = "linux")]
 use linux_programs::main;
 
-/// The machine's platform. What GRUB starts is a machine with firmware, under Xen, too.
-fn platform(magic: u32) -> &'static dyn bmk::platform::Platform {
-    if magic != bmk::boot::loader::MULTIBOOT_MAGIC && platform_xen::detected() {
+/// The machine's platform.
+fn platform(_magic: u32) -> &'static dyn bmk::platform::Platform {
+    if platform_xen::detected() {
         return &platform_xen::XEN;
     }
     &platform_hw::PC

@@ -58,7 +58,7 @@ fn make(folder: &Path, path: &Path) -> Result<(), Why> {
         output(Command::new("dpkg-deb").arg("--extract").arg(file.path()).arg(&tree))?;
     }
     let program = tree.join(EMULATOR);
-    let libraries = libraries(&tree, &[program.clone()])?;
+    let libraries = libraries(&tree, std::slice::from_ref(&program))?;
     let file = |name: &str| fs::read(tree.join(name)).or_else(|_| fs::read(Path::new("/").join(name)));
     let write = || -> io::Result<()> {
         let mut archive = Archive::new(BufWriter::new(File::create(path)?));
