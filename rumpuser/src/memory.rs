@@ -39,6 +39,14 @@ impl Frame {
         unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), address.add(offset), bytes.len()) }
     }
 
+    /// Copies the beginning of another frame to its own. Panics if that is longer than a frame.
+    pub fn copy_from(self, other: Frame, length: usize) {
+        assert!(length <= PAGE_SIZE);
+        let (to, from) = (rumpuser_frame_address(self), rumpuser_frame_address(other));
+        // SAFETY: as in `read`; a copy of a frame to itself is one of a range to itself.
+        unsafe { core::ptr::copy(from, to, length) }
+    }
+
     /// Fills a part of the frame. Panics if the range leaves it.
     pub fn fill(self, offset: usize, length: usize, value: u8) {
         assert!(offset + length <= PAGE_SIZE);

@@ -211,7 +211,7 @@ pub fn block(input: &[u8]) {
         match bytes.byte() % 9 {
             0..=2 => {
                 let mut words = [u32::from(bytes.byte()); REQUEST / 4];
-                if let Some(index) = queue.submit(&mut words) {
+                if let Some(index) = queue.submit(&mut words, queue.epoch()) {
                     assert!(!waiting.contains(&index) && index < 32, "{index} is used twice");
                     waiting.push(index);
                 }

@@ -6,7 +6,7 @@ use std::{
     string::String,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
     thread,
     vec::Vec,
@@ -26,6 +26,8 @@ pub struct Model {
     published: Mutex<HashMap<String, String>>,
     grants: Mutex<HashMap<GrantReference, (Frame, bool)>>,
     next: AtomicU32,
+    /// How many pages can be granted.
+    most: AtomicUsize,
     handler: Mutex<Option<Arc<InterruptHandler>>>,
     keeps: AtomicBool,
     restarted: AtomicBool,
@@ -46,6 +48,7 @@ impl Model {
             published: Mutex::default(),
             grants: Mutex::default(),
             next: AtomicU32::new(8),
+            most: AtomicUsize::new(usize::MAX),
             handler: Mutex::default(),
             keeps: AtomicBool::new(false),
             restarted: AtomicBool::new(false),
@@ -79,6 +82,11 @@ impl Model {
     /// How many pages are granted.
     pub fn granted(&self) -> usize {
         self.grants.lock().unwrap().len()
+    }
+
+    /// No more pages than so many can be granted from now on.
+    pub fn limit_grants(&self, most: usize) {
+        self.most.store(most, Ordering::SeqCst);
     }
 
     /// The backend lets go of no page from now on.
@@ -183,8 +191,11 @@ impl XenbusDevice for Model {
 
     fn grant(&self, frame: Frame, writable: bool) -> Option<GrantReference> {
         let reference = self.next.fetch_add(1, Ordering::SeqCst);
-        self.grants.lock().unwrap().insert(reference, (frame, writable));
-        Some(reference)
+        let mut grants = self.grants.lock().unwrap();
+        (grants.len() < self.most.load(Ordering::SeqCst)).then(|| {
+            grants.insert(reference, (frame, writable));
+            reference
+        })
     }
 
     fn end_grant(&self, reference: GrantReference) -> bool {

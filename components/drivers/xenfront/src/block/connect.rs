@@ -9,7 +9,7 @@ use rumpuser::{
     rumpuser_cpu_count,
 };
 
-use super::{Disk, MOST_SEGMENTS, SEGMENTS, queue::Queue};
+use super::{Disk, MOST_SEGMENTS, SEGMENTS, pool::Pool, queue::Queue};
 use crate::{Refused, offers};
 
 /// Bits of the backend's `info`.
@@ -44,6 +44,7 @@ struct Offer {
     read_only: bool,
     can_flush: bool,
     can_discard: bool,
+    persistent: bool,
 }
 
 fn number(device: &dyn XenbusDevice, name: &str) -> Option<u64> {
@@ -69,6 +70,8 @@ fn negotiate(device: &dyn XenbusDevice, queues: &[Arc<Queue>]) -> Result<Offer, 
         values.push(("multi-queue-num-queues".into(), used.to_string()));
     }
     values.push(("protocol".into(), "x86_64-abi".into()));
+    // Whether the backend does, too, is not known before it is connected.
+    values.push(("feature-persistent".into(), "1".into()));
     let values: Vec<_> = values.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
     let published = device.publish(&values);
     device.set_state(xenbus_state::INITIALISED);
@@ -91,6 +94,7 @@ fn negotiate(device: &dyn XenbusDevice, queues: &[Arc<Queue>]) -> Result<Offer, 
         read_only: number(device, "info").is_some_and(|info| info as u32 & READ_ONLY != 0),
         can_flush: offers(device, "feature-flush-cache"),
         can_discard: offers(device, "feature-discard"),
+        persistent: offers(device, "feature-persistent"),
     })
 }
 
@@ -106,6 +110,8 @@ pub fn open(device: &Arc<dyn XenbusDevice>) -> Result<Disk, Refused> {
         queues,
         used: AtomicUsize::new(offer.used),
         segments: AtomicUsize::new(offer.segments),
+        persistent: AtomicBool::new(offer.persistent),
+        pool: Pool::new(device),
         handle: handle.unwrap_or(0),
         sectors: offer.sectors,
         block_size: offer.block_size,
@@ -120,6 +126,9 @@ pub fn open(device: &Arc<dyn XenbusDevice>) -> Result<Disk, Refused> {
 
 impl Disk {
     fn start(&self) {
+        if self.persistent.load(Ordering::SeqCst) {
+            self.pool.reserve();
+        }
         self.queues.iter().take(self.used.load(Ordering::SeqCst)).for_each(|queue| queue.start());
     }
 
@@ -138,6 +147,7 @@ impl Disk {
                 self.fail();
                 // It has let go of all pages.
                 self.queues.iter().for_each(|queue| queue.abandon());
+                self.pool.renew();
             }
             // It did not take its leave: another may come.
             GONE => self.queues.iter().for_each(|queue| queue.leave(true)),
@@ -148,12 +158,18 @@ impl Disk {
     /// Goes on with another backend of the same disk.
     pub(super) fn reconnect(&self) -> bool {
         self.queues.iter().for_each(|queue| queue.leave(false));
+        self.pool.renew();
+        if self.pool.is_robbed() {
+            self.fail();
+            return true;
+        }
         match negotiate(&*self.device, &self.queues) {
             Ok(offer) if (offer.sectors, offer.block_size) == (self.sectors, self.block_size) => {
                 self.segments.store(offer.segments, Ordering::SeqCst);
                 self.can_flush.store(offer.can_flush, Ordering::SeqCst);
                 self.can_discard.store(offer.can_discard, Ordering::SeqCst);
                 self.used.store(offer.used, Ordering::SeqCst);
+                self.persistent.store(offer.persistent, Ordering::SeqCst);
                 self.start();
             }
             Err(Refused) if self.device.backend_value("state").is_none() => {}

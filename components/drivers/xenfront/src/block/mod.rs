@@ -3,6 +3,7 @@
 //! for one that comes in its place.
 
 mod connect;
+mod pool;
 pub mod queue;
 
 use alloc::{sync::Arc, vec::Vec};
@@ -15,12 +16,13 @@ use rumpdev::{
 use rumpkern::{Errno, Result};
 use rumpuser::{
     Frame,
-    device::{DmaMemory, GrantReference, XenbusDevice},
+    device::{GrantReference, XenbusDevice},
     memory::PAGE_SIZE,
-    rumpuser_cpu, rumpuser_frame_retain,
+    rumpuser_cpu, rumpuser_frame_alloc_uninitialised, rumpuser_frame_release, rumpuser_frame_retain,
 };
 
 pub use connect::attach;
+use pool::{Page, Pool};
 use queue::{Outcome, Queue, REQUEST, Words};
 
 const READ: u8 = 0;
@@ -44,6 +46,9 @@ struct Disk {
     used: AtomicUsize,
     /// Pages in a request.
     segments: AtomicUsize,
+    /// The backend keeps what it has mapped: data goes by way of the pool's pages.
+    persistent: AtomicBool,
+    pool: Pool,
     handle: u16,
     sectors: u64,
     block_size: usize,
@@ -55,6 +60,7 @@ struct Disk {
 }
 
 /// What a request is about.
+#[derive(Clone, Copy)]
 struct Work<'a> {
     kind: u8,
     sector: u64,
@@ -65,16 +71,55 @@ struct Work<'a> {
     count: u64,
 }
 
+impl Work<'_> {
+    /// The bytes of a page, by its index.
+    fn length(&self, index: usize) -> usize {
+        self.bytes.saturating_sub(index * PAGE_SIZE).min(PAGE_SIZE)
+    }
+
+    /// The same in requests of [`SEGMENTS`] pages.
+    fn pieces(&self) -> impl Iterator<Item = Work<'_>> {
+        self.pages.chunks(SEGMENTS).enumerate().map(|(index, pages)| {
+            let begin = index * SEGMENTS * PAGE_SIZE;
+            let bytes = self.bytes.saturating_sub(begin).min(pages.len() * PAGE_SIZE);
+            Work { sector: self.sector + (begin / SECTOR_SIZE) as u64, pages, bytes, ..*self }
+        })
+    }
+}
+
 /// The granted pages of a request.
 type Grants = [GrantReference; MOST_SEGMENTS];
+
+/// What a request's grants are made for.
+#[derive(Clone, Copy)]
+struct Target<'a> {
+    queue: &'a Queue,
+    /// Of the queue, when nothing was granted yet.
+    epoch: u32,
+    /// A page for segments, where there are too many for the request itself.
+    list: Option<&'a Page>,
+}
 
 /// The segments of a request, two words each.
 fn segments<'a>(work: &'a Work<'_>, grants: &'a Grants) -> impl Iterator<Item = [u32; 2]> + 'a {
     grants.iter().take(work.pages.len()).enumerate().map(|(index, reference)| {
-        let length = work.bytes.saturating_sub(index * PAGE_SIZE).min(PAGE_SIZE);
-        let last = (length / SECTOR_SIZE).saturating_sub(1) as u32;
+        let last = (work.length(index) / SECTOR_SIZE).saturating_sub(1) as u32;
         [*reference, last << 8]
     })
+}
+
+/// Does one after the other, until one fails.
+fn in_turn<'a>(
+    pieces: impl Iterator<Item = Work<'a>>,
+    mut perform: impl FnMut(Work<'a>) -> Result<Outcome>,
+) -> Result<Outcome> {
+    for piece in pieces {
+        match perform(piece)? {
+            Outcome::Answered(OK) => {}
+            other => return Ok(other),
+        }
+    }
+    Ok(Outcome::Answered(OK))
 }
 
 impl Disk {
@@ -95,24 +140,19 @@ impl Disk {
     }
 
     /// The words of a request whose segments are in a page.
-    fn indirect(
-        &self,
-        work: &Work<'_>,
-        grants: &Grants,
-        page: &DmaMemory,
-        reference: GrantReference,
-    ) -> Words {
-        let registers = page.registers();
-        for (index, [first, second]) in segments(work, grants).enumerate() {
-            registers.write32(8 * index, first);
-            registers.write32(8 * index + 4, second);
+    fn indirect(&self, work: &Work<'_>, grants: &Grants, list: &Page) -> Words {
+        let mut bytes = [0; 8 * MOST_SEGMENTS];
+        for (place, [first, second]) in bytes.chunks_exact_mut(8).zip(segments(work, grants)) {
+            place[..4].copy_from_slice(&first.to_le_bytes());
+            place[4..].copy_from_slice(&second.to_le_bytes());
         }
+        list.frame.write(0, &bytes);
         let mut words = [0; REQUEST / 4];
         words[0] = INDIRECT | u32::from(work.kind) << 8 | (work.pages.len() as u32) << 16;
         words[4] = work.sector as u32;
         words[5] = (work.sector >> 32) as u32;
         words[6] = u32::from(self.handle);
-        words[7] = reference;
+        words[7] = list.reference;
         words
     }
 
@@ -131,20 +171,10 @@ impl Disk {
 
     fn request(&self, work: &Work<'_>) -> Result<()> {
         loop {
-            let mut grants: Grants = [0; MOST_SEGMENTS];
-            let mut granted = 0;
-            for (place, frame) in grants.iter_mut().zip(work.pages) {
-                match self.device.grant(*frame, work.kind == READ) {
-                    Some(reference) => *place = reference,
-                    None => break,
-                }
-                granted += 1;
-            }
-            let whole = granted == work.pages.len();
-            let outcome = if whole { self.perform(work, &grants) } else { Err(Errno::ENOMEM) };
-            for (reference, frame) in grants.iter().zip(work.pages).take(granted) {
-                self.end(*reference, *frame);
-            }
+            let queue = self.queue();
+            let target = Target { queue, epoch: queue.epoch(), list: None };
+            let persistent = self.persistent.load(Ordering::SeqCst);
+            let outcome = if persistent { self.copied(target, work) } else { self.lent(target, work) };
             return match outcome? {
                 Outcome::Lost => continue,
                 Outcome::Answered(OK) => Ok(()),
@@ -154,32 +184,82 @@ impl Disk {
         }
     }
 
-    fn perform(&self, work: &Work<'_>, grants: &Grants) -> Result<Outcome> {
-        if work.pages.len() <= SEGMENTS {
-            return Ok(self.queue().perform(&mut self.direct(work, grants)));
-        }
-        if work.pages.len() > self.segments.load(Ordering::Relaxed) {
-            // Another backend, which takes less.
-            let mut sector = work.sector;
-            for (index, pages) in work.pages.chunks(SEGMENTS).enumerate() {
-                let bytes =
-                    work.bytes.saturating_sub(index * SEGMENTS * PAGE_SIZE).min(pages.len() * PAGE_SIZE);
-                let mut part: Grants = [0; MOST_SEGMENTS];
-                part.iter_mut().zip(&grants[index * SEGMENTS..]).for_each(|(to, from)| *to = *from);
-                let piece = Work { kind: work.kind, sector, pages, bytes, count: 0 };
-                match self.perform(&piece, &part)? {
-                    Outcome::Answered(OK) => sector += (bytes / SECTOR_SIZE) as u64,
-                    other => return Ok(other),
-                }
+    /// A request of pages that are the backend's already.
+    fn copied(&self, target: Target<'_>, work: &Work<'_>) -> Result<Outcome> {
+        let count = work.pages.len();
+        let lease = match self.pool.lease(count + usize::from(count > SEGMENTS)) {
+            Err(_) if count > SEGMENTS => return in_turn(work.pieces(), |piece| self.copied(target, &piece)),
+            lease => lease?,
+        };
+        let mut grants: Grants = [0; MOST_SEGMENTS];
+        for (index, (page, frame)) in lease.pages.iter().zip(work.pages).enumerate() {
+            grants[index] = page.reference;
+            if work.kind == WRITE {
+                page.frame.copy_from(*frame, work.length(index));
             }
-            return Ok(Outcome::Answered(OK));
         }
-        let page = DmaMemory::new(PAGE_SIZE).map_err(|_| Errno::ENOMEM)?;
-        let frame = Frame(page.physical() / PAGE_SIZE as u64);
-        let reference = self.device.grant(frame, false).ok_or(Errno::ENOMEM)?;
-        let outcome = self.queue().perform(&mut self.indirect(work, grants, &page, reference));
-        self.end(reference, frame);
+        let outcome = self.perform(Target { list: lease.pages.get(count), ..target }, work, &grants);
+        if work.kind == READ && outcome == Outcome::Answered(OK) {
+            for (index, (page, frame)) in lease.pages.iter().zip(work.pages).enumerate() {
+                frame.copy_from(page.frame, work.length(index));
+            }
+        }
+        self.pool.give_back(lease);
         Ok(outcome)
+    }
+
+    /// A request whose own pages the backend gets for as long as it takes.
+    fn lent(&self, target: Target<'_>, work: &Work<'_>) -> Result<Outcome> {
+        let mut grants: Grants = [0; MOST_SEGMENTS];
+        let mut granted = 0;
+        for (place, frame) in grants.iter_mut().zip(work.pages) {
+            match self.device.grant(*frame, work.kind == READ) {
+                Some(reference) => *place = reference,
+                None => break,
+            }
+            granted += 1;
+        }
+        let outcome = if granted < work.pages.len() {
+            Err(Errno::ENOMEM)
+        } else if granted > SEGMENTS {
+            self.with_list(|list| self.perform(Target { list: Some(list), ..target }, work, &grants))
+        } else {
+            Ok(self.perform(target, work, &grants))
+        };
+        for (reference, frame) in grants.iter().zip(work.pages).take(granted) {
+            self.end(*reference, *frame);
+        }
+        outcome
+    }
+
+    /// Lends the backend a page for segments.
+    fn with_list(&self, perform: impl FnOnce(&Page) -> Outcome) -> Result<Outcome> {
+        let frame = rumpuser_frame_alloc_uninitialised().map_err(|_| Errno::ENOMEM)?;
+        let outcome = self.device.grant(frame, false).map(|reference| {
+            let outcome = perform(&Page { frame, reference });
+            self.end(reference, frame);
+            outcome
+        });
+        rumpuser_frame_release(frame);
+        outcome.ok_or(Errno::ENOMEM)
+    }
+
+    fn perform(&self, target: Target<'_>, work: &Work<'_>, grants: &Grants) -> Outcome {
+        let Target { queue, epoch, list } = target;
+        if work.pages.len() <= SEGMENTS {
+            return queue.perform(&mut self.direct(work, grants), epoch);
+        }
+        if let Some(list) = list.filter(|_| work.pages.len() <= self.segments.load(Ordering::Relaxed)) {
+            return queue.perform(&mut self.indirect(work, grants, list), epoch);
+        }
+        // Another backend, which takes less.
+        let mut grants = grants.chunks(SEGMENTS);
+        let outcome = in_turn(work.pieces(), |piece| {
+            let mut part: Grants = [0; MOST_SEGMENTS];
+            part.iter_mut().zip(grants.next().unwrap_or_default()).for_each(|(to, from)| *to = *from);
+            Ok(self.perform(target, &piece, &part))
+        });
+        outcome.unwrap_or(Outcome::Failed)
     }
 
     /// Checks that a transfer is aligned and inside the device.

@@ -123,6 +123,8 @@ pub struct Queue {
     channel: AtomicU32,
     /// The grant of the ring; 0 before the first.
     reference: AtomicU32,
+    /// Counts the backends. Changes with the requests locked.
+    epoch: AtomicU32,
 }
 
 impl Queue {
@@ -138,6 +140,7 @@ impl Queue {
             room: WaitQueue::new(),
             channel: AtomicU32::new(0),
             reference: AtomicU32::new(0),
+            epoch: AtomicU32::new(0),
         }))
     }
 
@@ -172,6 +175,7 @@ impl Queue {
         let mut requests = self.requests.lock();
         if matches!(requests.state, State::Away(_)) {
             requests.state = State::Working;
+            self.epoch.fetch_add(1, Ordering::SeqCst);
         }
         drop(requests);
         self.room.wake_all();
@@ -207,11 +211,16 @@ impl Queue {
         }
     }
 
-    /// Puts a request on the ring, its identifier written into it; `None` if there is no room.
-    pub fn submit(&self, words: &mut Words) -> Option<usize> {
+    /// Tells the backends apart: pages are to be granted to the one that gets the request.
+    pub fn epoch(&self) -> u32 {
+        self.epoch.load(Ordering::SeqCst)
+    }
+
+    /// Puts a request on the ring, its identifier written into it; `None` if there is no room, or another backend.
+    pub fn submit(&self, words: &mut Words, epoch: u32) -> Option<usize> {
         let thread = rumpuser_thread_current();
         let mut requests = self.requests.lock();
-        if requests.state != State::Working || requests.ring.free() == 0 {
+        if self.epoch() != epoch || requests.state != State::Working || requests.ring.free() == 0 {
             return None;
         }
         let index = requests.slots.iter().position(|slot| !slot.busy)?;
@@ -263,21 +272,22 @@ impl Queue {
         }
     }
 
-    /// Sends a request and waits for its outcome.
-    pub fn perform(&self, words: &mut Words) -> Outcome {
-        let index = loop {
+    /// Sends a request and waits for its outcome: it is lost if its pages were granted in another epoch.
+    pub fn perform(&self, words: &mut Words, epoch: u32) -> Outcome {
+        loop {
             if self.hopeless() {
                 return Outcome::Failed;
             }
-            if let Some(index) = self.submit(words) {
-                break index;
-            }
             let deadline = rumpuser_clock_monotonic().saturating_add(IMPATIENCE);
-            if let Ok(index) = self.room.wait(deadline, || self.submit(words)) {
-                break index;
+            let place = self.room.wait(deadline, || match self.submit(words, epoch) {
+                None if self.epoch() != epoch => Some(None),
+                place => place.map(Some),
+            });
+            match place {
+                Ok(Some(index)) => return self.finish(index),
+                Ok(None) => return Outcome::Lost,
+                Err(_) => self.look(),
             }
-            self.look();
-        };
-        self.finish(index)
+        }
     }
 }
