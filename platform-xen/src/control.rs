@@ -7,14 +7,14 @@ use rumpuser::{CpuSet, ThreadSpec, sync::InterruptLock};
 use crate::{
     shutdown,
     store::{self, PLAIN, Watch},
-    suspend,
+    suspend, sysrq,
 };
 
 const SHUTDOWN: &str = "control/shutdown";
 /// What can be asked for, as the toolstack wants to know it.
 const FEATURES: [&str; 4] = ["poweroff", "halt", "reboot", "suspend"];
 
-static WATCH: InterruptLock<Option<Watch>> = InterruptLock::new(None);
+static WATCHES: InterruptLock<[Option<Watch>; 2]> = InterruptLock::new([const { None }; 2]);
 
 /// Starts the thread that hands on changes in xenstore, and listens to requests.
 pub fn start() {
@@ -25,9 +25,8 @@ pub fn start() {
         return;
     }
     announce();
-    if let Ok(watch) = store::watch(SHUTDOWN, |_| asked()) {
-        *WATCH.lock() = Some(watch);
-    }
+    let watches = [store::watch(SHUTDOWN, |_| asked()), store::watch(sysrq::NODE, |_| sysrq::asked())];
+    *WATCHES.lock() = watches.map(|watch| watch.ok());
 }
 
 /// Tells the toolstack what it can ask for.

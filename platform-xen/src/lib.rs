@@ -24,6 +24,7 @@ mod runstate;
 mod shutdown;
 pub mod store;
 mod suspend;
+mod sysrq;
 mod xenbus;
 
 use alloc::{string::String, vec::Vec};

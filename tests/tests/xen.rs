@@ -57,6 +57,7 @@ finish type
 create words; finish words
 finish panic
 until_console stop up
+for key in h m z; do xl sysrq stop $key; until_console stop \"sysrq $key:\"; done
 xl shutdown stop
 finish stop
 until_console restart up
@@ -85,7 +86,8 @@ fn the_toolstack_stops_and_restarts_domains() {
             "hostname=named mount=/scratch,type=tmpfs,size=65536 env=NAME=value -- sh -c hostname;mount;env",
         ))
         .run(SCRIPT);
-    assert!(report.exited("stop", 9).ends_with("stopping\n"), "{}", report.console("stop"));
+    let stopped = report.exited("stop", 9);
+    assert!(stopped.ends_with("stopping\n") && stopped.contains("sysrq z: means nothing here"), "{stopped}");
     assert!(report.exited("type", 3).ends_with("got typed\n"), "{}", report.console("type"));
     // The configuration by the command line.
     let words = report.exited("words", 0);
