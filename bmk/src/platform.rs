@@ -48,6 +48,12 @@ pub trait Platform: Sync {
         crate::machine::wait_for_interrupt();
     }
 
+    /// A last look before the calling CPU halts: whether something waits that an interrupt should have told of. Then it has been
+    /// seen to. Interrupts are disabled.
+    fn look_before_halt(&self) -> bool {
+        false
+    }
+
     /// Whether a CPU rests, and runs no instruction any more.
     fn cpu_rests(&self, _cpu: HardwareCpu) -> bool {
         false

@@ -113,6 +113,10 @@ impl Platform for Xen {
         cpus::rest(current_vcpu());
     }
 
+    fn look_before_halt(&self) -> bool {
+        events::take_lost()
+    }
+
     fn cpu_rests(&self, cpu: HardwareCpu) -> bool {
         cpus::rests(cpu)
     }

@@ -10,6 +10,7 @@ use crate::{
     clock,
     cpu::{self, Cpu},
     hotplug, machine,
+    platform::platform,
 };
 
 /// The longest watch, in nanoseconds.
@@ -31,7 +32,8 @@ pub fn run() -> ! {
             hotplug::rest(cpu);
         }
         IDLE.fetch_or(bit, Ordering::SeqCst);
-        if !(cpu::count() > 1 && poll(cpu)) && cpu.reschedule.load(Ordering::SeqCst) == 0 {
+        let polled = cpu::count() > 1 && poll(cpu);
+        if !polled && cpu.reschedule.load(Ordering::SeqCst) == 0 && !platform().look_before_halt() {
             if quiet {
                 put_off(cpu);
             }

@@ -195,6 +195,17 @@ fn interrupted() {
     deliver_here();
 }
 
+/// Delivers what waits for the calling CPU though no upcall has come for it; returns whether something did. One that was lost would
+/// be the last: the hypervisor makes no other before it is taken. Interrupts are disabled.
+pub fn take_lost() -> bool {
+    let waits = memory::cpu(crate::current_vcpu())
+        .is_some_and(|information| information.upcall_pending.load(Ordering::SeqCst) != 0);
+    if waits {
+        interrupted();
+    }
+    waits
+}
+
 /// Delivers what waits for the calling CPU. Interrupts are disabled.
 pub fn deliver_here() {
     let cpu = crate::current_vcpu();
