@@ -5,8 +5,8 @@
 //! a sleeper instead of the thread: then a request costs no interrupt under load and one context switch otherwise.
 //!
 //! After an inline poll that found packets, interrupts stay off, because the poller comes back before it sleeps. In
-//! case it computes for long, the CPU's thread watches: it looks again after [`WATCH`], and when nobody polled
-//! in that time, polls itself and wants interrupts again.
+//! case it computes for long, the CPU's thread watches: it looks again after [`WATCH`] (less often while others poll often), and
+//! when nobody polled in that time, polls itself and wants interrupts again.
 
 use alloc::{boxed::Box, format, sync::Arc};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
@@ -24,6 +24,8 @@ use super::{Interface, coalesce::Coalescer, registry, tap};
 const BUDGET: usize = 64;
 /// How long a queue without interrupts may be left alone, in nanoseconds.
 const WATCH: u64 = 2_000_000;
+/// So many times as long at most, while others poll as often as that: then looking would find nothing, and costs a timer's interrupt.
+const OFTEN: u32 = 4;
 /// How long the thread leaves a queue to another CPU that polls it, in nanoseconds.
 const CONTENTION: u64 = 50_000;
 /// The platform starts at most that many CPUs.
@@ -409,6 +411,7 @@ pub fn wait<T>(
 fn serve(cpu: usize) {
     let poller = &POLLERS[cpu];
     let mut seen = poller.polls.load(Ordering::Relaxed);
+    let mut watches = 1;
     loop {
         for_each_queue(cpu, false, |interface, index| {
             if index == 0 {
@@ -423,12 +426,14 @@ fn serve(cpu: usize) {
         let notified = poller.notified.swap(false, Ordering::SeqCst);
         if !notified && polls != seen {
             // Others poll: only watch.
+            let often = polls.wrapping_sub(seen) >= watches;
+            watches = if often { OFTEN.min(watches * 2) } else { 1 };
             seen = polls;
             flush();
-            rumpuser_park(rumpuser_clock_monotonic().saturating_add(WATCH));
+            rumpuser_park(rumpuser_clock_monotonic().saturating_add(WATCH * u64::from(watches)));
             continue;
         }
-        seen = polls;
+        (seen, watches) = (polls, 1);
         let (mut most, mut delay) = (0, 0);
         for_each_queue(cpu, false, |interface, index| {
             match poll_queue(interface, index) {
