@@ -295,23 +295,6 @@ fn arm(cpu: &Cpu, now: u64) {
     }
 }
 
-/// Lets the running thread's slice begin, now that another waits for it to end; returns false if that is not for the caller
-/// to do. Cheaper than a way through the scheduler by which the thread stays. Interrupts are disabled.
-fn begin_slice(cpu: &Cpu, now: u64) -> bool {
-    let scheduler = &cpu.scheduler;
-    if cpu.number != cpu::number() || core::ptr::eq(scheduler.idle.get(), cpu.current.get()) {
-        return false;
-    }
-    match scheduler.slice_end.get() {
-        NEVER => {
-            scheduler.slice_end.set(now + SLICE);
-            arm(cpu, now);
-            true
-        }
-        end => now < end,
-    }
-}
-
 /// Puts the timer off to the next sleeper: a slice that is over may have set it earlier. Worth it before a long halt.
 fn put_off(cpu: &Cpu) {
     let scheduler = &cpu.scheduler;

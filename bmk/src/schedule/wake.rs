@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use super::{
-    GRANULARITY, IDLE, LAG_LIMIT, POLLING, SLEEPER_BONUS, begin_slice, interrupts_restore, leave,
+    GRANULARITY, IDLE, LAG_LIMIT, POLLING, SLEEPER_BONUS, interrupts_restore, leave,
     thread::{Thread, state},
 };
 use crate::{
@@ -62,7 +62,7 @@ pub fn enqueue(thread: &'static Thread) {
     // A queue that was empty has no slice timer set. Otherwise only a thread that is ahead disturbs.
     let running = scheduler.virtual_runtime.load(Ordering::Relaxed)
         + now.saturating_sub(scheduler.accounted.load(Ordering::Relaxed));
-    if placed + GRANULARITY < running || alone && !begin_slice(cpu, now) {
+    if alone || placed + GRANULARITY < running {
         kick(cpu);
     }
 }
