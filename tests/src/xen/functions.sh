@@ -18,16 +18,18 @@ fail() {
   poweroff -f
   sleep 60
 }
-# retry COMMAND...: runs the command until it succeeds, for $patience seconds at most; says so if it took long.
+# retry COMMAND...: runs the command until it succeeds, for $patience seconds at most, and longer on a busy host; says so if it
+# took long.
 patience=90
 retry() {
-  began=$(date +%s)
+  began=$(date +%s) tried=0
   until "$@" >/dev/null 2>&1; do
-    [ $(($(date +%s) - began)) -lt $patience ] || fail "$*"
+    [ $(($(date +%s) - began)) -lt $patience ] || [ $tried -lt $patience ] || fail "$*"
+    tried=$((tried + 1))
     sleep 0.1
   done
   began=$(($(date +%s) - began))
-  [ $began -lt 10 ] || echo "took $began s: $*"
+  [ $began -lt 10 ] || echo "took $began s, tried $tried times: $*"
 }
 # create NAME: starts the domain of /guest/NAME.cfg.
 create() { xl create -q /guest/$1.cfg || fail create $1; }
