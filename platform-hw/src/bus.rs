@@ -5,7 +5,7 @@ use alloc::{string::String, sync::Arc, vec::Vec};
 use bmk::platform::BootInformation;
 use rumpuser::{
     device::{Driver, MmioDevice, PciDevice},
-    sync::InterruptLock,
+    sync::{InterruptLock, Mutex},
 };
 
 use crate::{mmio, once::Once, pci};
@@ -36,16 +36,33 @@ pub fn set_drivers(drivers: &'static [&'static dyn Driver]) {
     *DRIVERS.lock() = drivers;
 }
 
-/// Finds the devices and offers them to the drivers.
-pub fn start() {
+/// The places of the functions that the drivers have seen.
+static SEEN: Mutex<Vec<(u16, u8, u8, u8)>> = Mutex::new(Vec::new());
+
+/// Finds PCI functions that the drivers have not seen.
+pub fn start_pci() {
     let drivers = *DRIVERS.lock();
     if drivers.is_empty() {
         return;
     }
-    for device in pci::scan() {
+    // Held meanwhile: one at a time.
+    let mut seen = SEEN.lock();
+    let found = pci::scan();
+    seen.retain(|place| found.iter().any(|function| function.location() == *place));
+    for device in found {
+        if seen.contains(&device.location()) {
+            continue;
+        }
+        seen.push(device.location());
         let device: Arc<dyn PciDevice> = device;
         let _taken = drivers.iter().any(|driver| driver.attach_pci(&device));
     }
+}
+
+/// Finds the devices and offers them to the drivers.
+pub fn start() {
+    start_pci();
+    let drivers = *DRIVERS.lock();
     for device in mmio::find() {
         let device: Arc<dyn MmioDevice> = device;
         let _taken = drivers.iter().any(|driver| driver.attach_mmio(&device));

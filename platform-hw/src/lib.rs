@@ -12,6 +12,7 @@ mod bus;
 mod button;
 mod entropy;
 mod fw_cfg;
+pub mod guest;
 mod interrupts;
 mod io_apic;
 mod kvm_clock;

@@ -76,7 +76,7 @@ impl Platform for Xen {
 
     fn discover(&self, boot: &BootInformation) {
         hypercall::initialise();
-        hvm::unplug();
+        hvm::discover(boot);
         need(memory::initialise(), "shared page");
         need(memory::register_cpu(0), "place for a CPU's information");
         need(events::initialise(&boot.command_line), "events");
@@ -150,6 +150,7 @@ impl Platform for Xen {
         balloon::start();
         cpus::follow();
         xenbus::start();
+        hvm::start();
     }
 
     fn entropy(&self, bytes: &mut [u8]) -> usize {

@@ -6,12 +6,12 @@
 use alloc::{boxed::Box, string::String, sync::Arc, vec::Vec};
 
 use rumpuser::{
-    CpuSet, NEVER, ThreadSpec, rumpuser_park, rumpuser_thread_create,
+    CpuSet, NEVER, ThreadSpec, rumpuser_clock_monotonic, rumpuser_park, rumpuser_thread_create,
     sync::{InterruptLock, Mutex},
 };
 
 use super::port_read;
-use crate::{button, fw_cfg, machine, port};
+use crate::{button, fw_cfg, guest, machine, port};
 
 /// The power management function of the chipset.
 const PIIX4: u32 = 0x7113_8086;
@@ -21,6 +21,8 @@ const EVENT: u16 = 1 << 1;
 const DOWN: u16 = 0xae04;
 const EJECT: u16 = 0xae08;
 const BUS: u16 = 0xae10;
+/// How often the registers are read where there is no event, in nanoseconds.
+const INTERVAL: u64 = 1_000_000_000;
 /// The root bus.
 const ROOT: u32 = 0;
 
@@ -44,10 +46,14 @@ fn start() {
     if THREAD.lock().is_some() || !present() {
         return;
     }
+    let spec = ThreadSpec { name: String::from("hotplug"), affinity: CpuSet::MAX, main: Box::new(serve) };
+    if guest::target().is_some() {
+        *THREAD.lock() = rumpuser_thread_create(spec).ok();
+        return;
+    }
     let Some((status, enable)) = machine::get().and_then(|machine| machine.power.general_events) else {
         return;
     };
-    let spec = ThreadSpec { name: String::from("hotplug"), affinity: CpuSet::MAX, main: Box::new(serve) };
     let Ok(thread) = rumpuser_thread_create(spec) else { return };
     *THREAD.lock() = Some(thread);
     let handler = move || {
@@ -69,7 +75,7 @@ fn start() {
 /// Whether this is the machine that has the registers.
 fn present() -> bool {
     let chipset = (0..32).any(|slot| (0..8).any(|function| port_read((0, slot, function), 0, 4) == PIIX4));
-    chipset && fw_cfg::present()
+    chipset && (fw_cfg::present() || guest::target().is_some())
 }
 
 /// The thread: empties the slots that are to be empty.
@@ -91,6 +97,10 @@ fn serve() {
                 port::write32(EJECT, 1 << slot);
             }
         }
-        rumpuser_park(NEVER);
+        rumpuser_park(match guest::target() {
+            // The event's interrupt isn't set up there.
+            Some(_) => rumpuser_clock_monotonic() + INTERVAL,
+            None => NEVER,
+        });
     }
 }

@@ -8,7 +8,7 @@ use super::{
     Function, config,
     function::{COMMAND_MEMORY, COMMAND_PIN_OFF},
 };
-use crate::{interrupts, io_apic::Signal, local_apic, machine};
+use crate::{guest, interrupts, io_apic::Signal, local_apic, machine};
 
 const MSI: u8 = 0x05;
 const MSI_X: u8 = 0x11;
@@ -28,6 +28,9 @@ fn message_address(cpu: u32) -> Option<u32> {
 
 /// The local APIC of the CPU that the vector with this index goes to.
 fn target(index: usize) -> u32 {
+    if let Some(target) = guest::target() {
+        return target;
+    }
     let running = rumpuser::rumpuser_cpu_count().max(1);
     let cpu = bmk::cpu::hardware_of(index % running);
     if message_address(cpu).is_some() { cpu } else { local_apic::identifier() }
@@ -61,7 +64,7 @@ fn establish_msi_x(function: &Function, capability: u16, handlers: Vec<Interrupt
     function.write(capability + 2, 2, control | MSI_X_ENABLE | MSI_X_MASK_ALL);
     for (index, handler) in handlers.into_iter().enumerate() {
         let address = message_address(target(index));
-        let (Some(address), Some(vector)) = (address, bmk::trap::allocate_vector(handler)) else {
+        let (Some(address), Some(vector)) = (address, guest::allocate_vector(handler)) else {
             function.write(capability + 2, 2, control & !MSI_X_ENABLE);
             return false;
         };
@@ -85,7 +88,7 @@ pub fn release(function: &Function) {
 
 fn establish_msi(function: &Function, capability: u16, handler: InterruptHandler) -> bool {
     let Some(address) = message_address(target(0)) else { return false };
-    let Some(vector) = bmk::trap::allocate_vector(handler) else { return false };
+    let Some(vector) = guest::allocate_vector(handler) else { return false };
     let control = function.read(capability + 2, 2);
     function.write(capability + 4, 4, address);
     let data = if control & MSI_64_BITS != 0 {

@@ -39,6 +39,9 @@ pub struct DeployArguments {
     /// Attach a raw file as virtio disk, as Xen's own under Xen; may be repeated. KubeVirt: a claim of its size.
     #[arg(long = "disk", value_name = "FILE")]
     pub disks: Vec<PathBuf>,
+    /// xl: pass a PCI device of the host through to an HVM domain; may be repeated.
+    #[arg(long = "pci", value_name = "[DOMAIN:]BUS:DEVICE.FUNCTION")]
+    pub pci_devices: Vec<String>,
     /// Set a variable in the programs' environment.
     #[arg(long = "env", value_name = "NAME=VALUE")]
     pub environment: Vec<OsString>,

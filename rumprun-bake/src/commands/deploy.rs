@@ -26,6 +26,7 @@ pub fn deploy(arguments: &DeployArguments, progress: &Progress) -> Result<ExitCo
         cpus: arguments.cpus,
         memory: arguments.memory,
         disks: arguments.disks.clone(),
+        pci_devices: arguments.pci_devices.clone(),
         networks: arguments.network.nics()?,
         command_line,
         reference: arguments.reference.clone(),

@@ -128,7 +128,8 @@ fn xen_reads_its_configuration() {
         ["--bridge", "br0,mac=00:16:3e:00:00:01,script=vif-route,address=10.0.0.2/24,address=fd00::2/64"];
     let words = [&["web.elf", "--disk", "image.qcow2"], &routed[..]].concat();
     bench.file("routed.cfg", deployed(&bench, "xl", &words));
-    let words = ["web.raw", "--bridge", "br0,mac=00:16:3e:00:00:01", "--disk", "data disk,1.img"];
+    let words =
+        ["web.raw", "--bridge", "br0,mac=00:16:3e:00:00:01", "--disk", "data disk,1.img", "--pci", "05:1f.7"];
     bench.file("raw.cfg", deployed(&bench, "xl", &words));
     let read = |name: &str, keys: &[&str]| {
         let arguments: Vec<&OsStr> =
@@ -154,11 +155,11 @@ fn xen_reads_its_configuration() {
     let text = read("routed.cfg", &["disk", "vif"]).expect("as before");
     let expected = "vif=type=vif, mac=00:16:3e:00:00:01, bridge=br0, script=vif-route, ip=10.0.0.2 fd00::2\n";
     assert!(text.starts_with("disk=format=qcow2, ") && text.ends_with(expected), "{text}");
-    let keys = ["type", "boot", "hdtype", "vga", "disk", "vif"];
+    let keys = ["type", "boot", "hdtype", "vga", "disk", "vif", "pci"];
     let text = read("raw.cfg", &keys).expect("as before");
     let expected = "type=hvm\nboot=c\nhdtype=ahci\nvga=none\ndisk=format=raw, vdev=hda, access=rw, target=/";
     assert!(text.starts_with(expected), "{text}");
-    assert!(text.ends_with("vif=type=vif, mac=00:16:3e:00:00:01, bridge=br0\n"), "{text}");
+    assert!(text.ends_with("vif=type=vif, mac=00:16:3e:00:00:01, bridge=br0\npci=05:1f.7\n"), "{text}");
     let text = fs::read_to_string(bench.path("raw.cfg")).expect("it was written");
     assert!(text.contains("\"format=raw, vdev=xvdg, access=rw, target=/"), "{text}");
     bench.file("bad.cfg", "name = \"x\nvcpus = [");
@@ -418,6 +419,9 @@ fn what_an_engine_cannot_is_refused() {
         ("xl", &["web.raw", "--tap", "tap0"], "use --bridge"),
         ("xl", &["web.raw", "--", "x"], "bake them"),
         ("xl", &["web.raw", "--bridge", "br0", "--nic", "e1000"], "no e1000"),
+        ("xl", &["web.elf", "--pci", "05:00.0"], "HVM domains only"),
+        ("xl", &["web.raw", "--pci", "05:20.0"], "0000:05:00.0"),
+        ("libvirt", &["web.raw", "--pci", "05:00.0"], "is for xl"),
         ("kubevirt", &["web.elf", "--tap", "tap0"], "--bridge NETWORK"),
         ("kubevirt", &["web.raw", "--", "x"], "bake them"),
         ("kubevirt", &["web.elf", "--container-disk", "no/such/x.tar"], "no/such/x.tar: cannot be written"),

@@ -20,6 +20,8 @@ use wait_timeout::ChildExt;
 /// Functions that every script of dom0 has.
 const FUNCTIONS: &str = include_str!("functions.sh");
 
+/// Memory of a machine with an IOMMU, in MiB.
+const LEAST_FOR_PASSING: u32 = 1280;
 /// How often a boot is tried.
 const BOOTS: usize = 3;
 
@@ -101,6 +103,8 @@ pub struct Host {
     programs: Vec<PathBuf>,
     /// More archives for dom0's root.
     archives: Vec<PathBuf>,
+    /// More words for QEMU.
+    words: Vec<String>,
     memory: u32,
     dom0_memory: u32,
     timeout: Duration,
@@ -122,6 +126,7 @@ impl Host {
                 files: Vec::new(),
                 programs: Vec::new(),
                 archives: Vec::new(),
+                words: Vec::new(),
                 memory: 768,
                 dom0_memory: DOM0_MEMORY,
                 timeout: Duration::from_secs(400),
@@ -156,6 +161,15 @@ impl Host {
                 None
             }
         }
+    }
+
+    /// Adds an IOMMU, and devices that can be passed to domains; words for QEMU.
+    pub fn with_passed_devices(mut self, words: &[&str]) -> Host {
+        let iommu = ["-device", "amd-iommu,intremap=on"];
+        self.words.extend(iommu.iter().chain(words).map(|word| (*word).to_owned()));
+        // Xen gives its tables as many levels as memory needs, and puts devices in them that are above 1 GiB.
+        self.memory = self.memory.max(LEAST_FOR_PASSING);
+        self
     }
 
     /// Waits so long for the script's end, instead of 400 s.
@@ -276,6 +290,7 @@ impl Host {
         qemu.args(self.prepared.words(initramfs, 2, self.memory, self.dom0_memory))
             .arg("-serial")
             .arg(format!("file:{}", serial.display()))
+            .args(&self.words)
             .stdin(Stdio::null())
             .stdout(Stdio::null());
         qemu.spawn().expect("QEMU starts")

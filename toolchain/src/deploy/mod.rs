@@ -68,6 +68,8 @@ pub struct Request {
     pub memory: u64,
     /// Disks, as raw files.
     pub disks: Vec<PathBuf>,
+    /// PCI devices of the host to pass through, as `0000:05:00.0` or `05:00.0`, for xl.
+    pub pci_devices: Vec<String>,
     /// Interfaces.
     pub networks: Vec<Nic>,
     /// Arguments and environment, over the baked ones.
@@ -135,6 +137,9 @@ impl From<launch::network::Error> for Error {
 pub fn deploy(engine: Engine, request: &Request) -> Result<Deployment, Error> {
     if engine != Engine::Kubevirt && (request.reference.is_some() || request.container_disk.is_some()) {
         return Err(Error::Options("--container-disk and --reference are for KubeVirt".into()));
+    }
+    if engine != Engine::Xl && !request.pci_devices.is_empty() {
+        return Err(Error::Options("--pci is for xl".into()));
     }
     let plan = Plan::new(engine, request)?;
     match engine {

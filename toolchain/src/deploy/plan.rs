@@ -30,6 +30,8 @@ pub struct Plan {
     pub memory: u64,
     /// Absolute paths of the disks.
     pub disks: Vec<String>,
+    /// The places of PCI devices to pass through.
+    pub pci_devices: Vec<String>,
     /// The interfaces with their addresses.
     pub nics: Vec<(Nic, MacAddress)>,
     /// The kernel's command line; empty if everything is as baked.
@@ -71,6 +73,7 @@ impl Plan {
             cpus: request.cpus,
             memory: request.memory.div_ceil(1 << 20),
             disks: request.disks.iter().map(|disk| absolute(disk)).collect::<Result<_, _>>()?,
+            pci_devices: request.pci_devices.clone(),
             nics: request.networks.iter().cloned().zip(macs).collect(),
             command_line,
         })

@@ -82,12 +82,40 @@ pub fn configuration(plan: &Plan, end: AtEnd) -> Result<String, Error> {
     disks.extend(letters.zip(&plan.disks).map(disk));
     let interfaces = plan.nics.iter().map(|(nic, mac)| interface(plan, nic, *mac));
     let interfaces = interfaces.collect::<Result<Vec<_>, _>>()?;
-    for (key, list) in [("disk", disks), ("vif", interfaces)] {
+    let devices = plan.pci_devices.iter().map(|place| passed(plan, place));
+    let devices = devices.collect::<Result<Vec<_>, _>>()?;
+    for (key, list) in [("disk", disks), ("vif", interfaces), ("pci", devices)] {
         if !list.is_empty() {
             lines.push(format!("{key} = [ {} ]", list.join(", ")));
         }
     }
     Ok(lines.join("\n") + "\n")
+}
+
+/// A PCI device of the host's.
+fn passed(plan: &Plan, place: &str) -> Result<String, Error> {
+    if plan.kind == ImageKind::Elf {
+        return plan.unsupported("passes PCI devices to HVM domains only: bake with --format raw");
+    }
+    let number = |text: &str, digits: usize, most: u32| {
+        let plain = text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        plain && u32::from_str_radix(text, 16).is_ok_and(|number| number <= most)
+    };
+    let valid = || {
+        let (place, function) = place.rsplit_once('.')?;
+        let (place, device) = place.rsplit_once(':')?;
+        let (domain, bus) = place.rsplit_once(':').unwrap_or(("0000", place));
+        Some(
+            number(domain, 4, 0xffff)
+                && number(bus, 2, 0xff)
+                && number(device, 2, 31)
+                && number(function, 1, 7),
+        )
+    };
+    match valid() {
+        Some(true) => Ok(string(place)),
+        _ => Err(Error::Options(format!("--pci {place}: a place is as 05:00.0 or 0000:05:00.0"))),
+    }
 }
 
 fn interface(plan: &Plan, nic: &Nic, mac: MacAddress) -> Result<String, Error> {

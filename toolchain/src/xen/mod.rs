@@ -102,6 +102,7 @@ pub fn plan(options: &Options, report: &dyn Report) -> Result<Domain, Error> {
         cpus: options.cpus,
         memory: options.memory,
         disks: options.disks.clone(),
+        pci_devices: Vec::new(),
         networks: options.networks.clone(),
         command_line,
         reference: None,

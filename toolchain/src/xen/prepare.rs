@@ -60,6 +60,7 @@ const MODULES: &[&str] = &[
     "drivers/net/xen-netfront",
     "drivers/net/xen-netback/xen-netback",
     "drivers/block/xen-blkback/xen-blkback",
+    "drivers/xen/xen-pciback/xen-pciback",
 ];
 const FOLDERS: &[&str] = &[
     "bin",
