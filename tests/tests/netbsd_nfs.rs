@@ -54,9 +54,10 @@ fn serve(network: &Network, folder: &Folder) -> Child {
     let export = export.display();
     let configuration = folder.file(
         "ganesha.conf",
+        // What changes behind the server's back it knows after a second, not a minute.
         &format!(
             "NFS_CORE_PARAM {{ Protocols = 3; Enable_NLM = false; Enable_RQUOTA = false; }}
-             EXPORT {{ Export_Id = 1; Path = {export}; Pseudo = /export; Access_Type = RW;
+             EXPORT {{ Export_Id = 1; Path = {export}; Pseudo = /export; Access_Type = RW; Attr_Expiration_Time = 1;
                        Squash = No_Root_Squash; SecType = sys; FSAL {{ Name = VFS; }} }}
              LOG {{ COMPONENTS {{ DBUS = FATAL; }} }}"
         ),
