@@ -12,7 +12,7 @@ use image::{
     payload::Payload,
     rootfs::RootFs,
 };
-use rumpuser::rumpuser_set_thread_pointer;
+use rumpuser::{rumpuser_memory_statistics, rumpuser_set_thread_pointer};
 
 use super::{
     lwp, memory, process,
@@ -31,6 +31,8 @@ pub const NOT_STARTED: u8 = 125;
 const RAISE_SIGNALS: c_int = 3;
 /// The stack of a program's first thread, in bytes. All of it is there from the start.
 const MAIN_STACK: usize = 256 << 10;
+/// The least memory beside the image, in bytes. Half of it is the kernel's, which waits for ever for more with less than 1 MiB.
+const LEAST_MEMORY: u64 = 2 << 20;
 /// What libpthread takes for other threads, in KiB.
 const THREAD_STACK: &[u8] = b"PTHREAD_STACKSIZE=64";
 /// `AT_PHDR`, `AT_PHNUM`, `AT_STACKBASE`, `AT_NULL`.
@@ -181,6 +183,14 @@ pub fn start(payload: &'static [u8], command_line: &str) -> ! {
 
 /// Starts the rump kernel. The calling thread, which needs a control block, gets a process of it.
 pub fn start_kernel() {
+    let memory = rumpuser_memory_statistics().total;
+    if memory < LEAST_MEMORY {
+        give_up(&format!(
+            "too little memory: {} KiB are left beside the image, {} KiB are needed at the least",
+            memory >> 10,
+            LEAST_MEMORY >> 10
+        ));
+    }
     // SAFETY: the kernel's own functions, in the order that it wants.
     unsafe {
         if let Some(set) = rump::rump_boot_setsigmodel() {
