@@ -145,3 +145,33 @@ fn programs_of_both_kinds_answer_clients_in_dom0() {
         }
     }
 }
+
+/// It is asked for a page after each change.
+const CHANGES: &str = r#"
+page() { retry timeout 20 wget -q -O /tmp/page http://10.9.0.2/page; section "$1" cat /tmp/page; }
+memory() { [ "$(xl list web | tail -n 1 | sed 's/  */ /g' | cut -d ' ' -f 3)" = $1 ]; }
+create web; page first
+xl mem-set web 56; retry memory 56; page smaller
+xl save web /run/saved >/tmp/log 2>&1 || fail save $(cat /tmp/log)
+xl restore /run/saved >/tmp/log 2>&1 || fail restore $(cat /tmp/log)
+page restored
+xl mem-set web 62; retry memory 62; page larger
+# The backend closes, and begins anew with this frontend.
+xenstore-write /local/domain/0/backend/vif/$(xl domid web)/0/state 5
+page reconnected
+timeout 20 wget -q -O - http://10.9.0.2/quit
+finish web
+"#;
+
+#[test]
+fn a_domain_of_the_tree_changes_while_it_runs() {
+    needs!("gcc", "ld", "objcopy");
+    let Some(image) = image("xen-netbsd-http", "http.c", &[]) else { return };
+    let Some(host) = Host::new() else { return };
+    let domain = Domain::new("web", &image).cpus(2).interface("00:16:3e:00:00:01");
+    let report = host.domain(domain.command_line("network=eth0,address=10.9.0.2/24")).run(CHANGES);
+    report.exited("web", 0);
+    for title in ["first", "smaller", "restored", "larger", "reconnected"] {
+        assert_eq!(report.section(title).trim(), "this is /page", "{title}: {}", report.serial());
+    }
+}
