@@ -9,7 +9,10 @@ use core::{
 
 use hashbrown::HashTable;
 use rumpkern::{Errno, Result, poll::Events, wait::WaitQueue};
-use rumpuser::{NEVER, sync::SpinLock};
+use rumpuser::{
+    NEVER,
+    sync::{SpinGuard, SpinLock},
+};
 
 use super::{
     connection::Connection,
@@ -21,7 +24,7 @@ use super::{
     path::{self, Path, PathSettings},
     segment::{Flags, Segment},
     sequence::Sequence,
-    table::Key,
+    table::{self, Key},
     timers, tunables,
 };
 use crate::{ip::Incoming, packet::Chain, ports::Binding, report::report};
@@ -200,12 +203,18 @@ impl Listener {
     /// A segment for which there is no connection. True if it was for this listener; false asks for a reset.
     pub(super) fn input(self: &Arc<Self>, arrival: &Arrival<'_, '_>, payload: Chain) -> bool {
         let flags = arrival.segment.flags;
-        if flags.contains(Flags::RST) {
-            self.input_reset(arrival);
-            return true;
-        }
-        if flags.contains(Flags::ACK) {
-            return self.input_acknowledgement(arrival, payload);
+        if flags.intersects(Flags::RST | Flags::ACK) {
+            // Another CPU may have made the connection since nobody was found. It is entered with the listener locked.
+            let state = self.state.lock();
+            if let Some(connection) = table::connection(&arrival.key) {
+                drop(state);
+                return connection.input(arrival.now, arrival.segment, payload);
+            }
+            if flags.contains(Flags::RST) {
+                Self::input_reset(state, arrival);
+                return true;
+            }
+            return self.input_acknowledgement(state, arrival, payload);
         }
         if flags.contains(Flags::SYN) && !flags.contains(Flags::FIN) {
             self.input_syn(arrival);
@@ -213,8 +222,7 @@ impl Listener {
         true
     }
 
-    fn input_reset(&self, arrival: &Arrival<'_, '_>) {
-        let mut state = self.state.lock();
+    fn input_reset(mut state: SpinGuard<'_, State>, arrival: &Arrival<'_, '_>) {
         if let Ok(entry) = state.half_open.find_entry(arrival.hash, |entry| {
             entry.key == arrival.key && entry.peer_initial + 1 == arrival.segment.sequence
         }) {
@@ -311,9 +319,13 @@ impl Listener {
         path::answer(arrival.incoming, ports(&arrival.key), &segment);
     }
 
-    fn input_acknowledgement(self: &Arc<Self>, arrival: &Arrival<'_, '_>, payload: Chain) -> bool {
+    fn input_acknowledgement(
+        self: &Arc<Self>,
+        mut state: SpinGuard<'_, State>,
+        arrival: &Arrival<'_, '_>,
+        payload: Chain,
+    ) -> bool {
         let (hash, now, segment) = (arrival.hash, arrival.now, arrival.segment);
-        let mut state = self.state.lock();
         if state.closed {
             return false;
         }

@@ -13,12 +13,19 @@ use rumpkern::{
     poll::Events,
     uio::{Sink, Source},
 };
+use rumpuser::rumpuser_clock_monotonic;
 
 use super::super::{
     Connection, ListenOptions, Listener, PathSettings, ReceiveFlags, SendFlags, Settings, State, table,
 };
+use super::super::{
+    listener::Arrival,
+    segment::{Flags, Segment},
+};
 use crate::{
     interface::{self, testing::eventually},
+    ip::Incoming,
+    packet::{Chain, Checksum},
     ports::{self, Protocol, Request},
 };
 
@@ -155,6 +162,36 @@ fn nobody_listens() {
     assert_eq!(outcome(&client), Err(Errno::ECONNREFUSED));
     assert_eq!(client.state(), State::Closed);
     client.close(false);
+}
+
+#[test]
+fn a_segment_that_overtakes_its_connection_is_the_connection_s() {
+    let (listener, address) = listen("127.0.0.1:0", &options());
+    let client = connect(address);
+    let server = eventually(|| listener.accept().ok());
+    let interface = interface::loopback();
+    let incoming = Incoming {
+        interface: &interface,
+        queue: 0,
+        source: client.local().ip(),
+        destination: address.ip(),
+        hop_limit: 64,
+        traffic_class: 0,
+        protocol: 6,
+        multicast_or_broadcast: false,
+        checksum: Checksum::Verified,
+        segment_size: 0,
+        header: &[],
+    };
+    // As if nobody had been found before the client's acknowledgement was looked at on another CPU.
+    let segment = Segment { flags: Flags::ACK, ..Segment::default() };
+    let (key, hash) = (server.key, server.key.hash());
+    let now = rumpuser_clock_monotonic();
+    let arrival = Arrival { incoming: &incoming, key, hash, now, segment: &segment, after: None };
+    assert!(listener.input(&arrival, Chain::new()));
+    client.close(true);
+    await_end(&server);
+    assert!(!listener.input(&arrival, Chain::new()));
 }
 
 #[test]
