@@ -80,7 +80,7 @@ finish life
 #[test]
 fn a_domain_changes_while_it_runs() {
     needs!("busybox");
-    let Some(host) = Host::new() else { return };
+    let Some(host) = Host::new_for_long() else { return };
     let folder = tests::scratch().join(format!("xen-domain-{}", std::process::id()));
     let configuration = folder.with_extension("toml");
     let mount = "[[mount]]\nsource = \"/dev/vda\"\ntarget = \"/data\"\ntype = \"ext4\"\nformat = true\n";
