@@ -13,6 +13,7 @@ pub mod fuzz;
 #[cfg_attr(not(test), allow(dead_code, reason = "fuzzing uses a part of it"))]
 mod model;
 mod net;
+mod page;
 mod ring;
 
 use alloc::{format, sync::Arc};

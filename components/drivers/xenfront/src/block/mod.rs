@@ -22,8 +22,10 @@ use rumpuser::{
 };
 
 pub use connect::attach;
-use pool::{Page, Pool};
+use pool::Pool;
 use queue::{Outcome, Queue, REQUEST, Words};
+
+use crate::page::Page;
 
 const READ: u8 = 0;
 const WRITE: u8 = 1;

@@ -4,23 +4,13 @@
 use alloc::{sync::Arc, vec::Vec};
 
 use rumpkern::{Errno, Result, wait::WaitQueue};
-use rumpuser::{
-    Frame,
-    device::{GrantReference, XenbusDevice},
-    rumpuser_frame_alloc_uninitialised, rumpuser_frame_release,
-    sync::SpinLock,
-};
+use rumpuser::{device::XenbusDevice, sync::SpinLock};
 
 use super::{MOST_SEGMENTS, SEGMENTS};
+use crate::page::Page;
 
 /// The most pages: those of a few of the longest requests, 1 MiB. Linux's backend keeps more.
 const MOST: usize = 256;
-
-/// A page, and the reference by which the backend knows it.
-pub struct Page {
-    pub frame: Frame,
-    pub reference: GrantReference,
-}
 
 /// Pages of a request, with the time at which they were granted.
 pub struct Lease {
@@ -65,7 +55,8 @@ impl Pool {
         const { assert!(MOST_SEGMENTS < MOST) };
         let mut lease = self.wait(count, true)?;
         while lease.pages.len() < count {
-            let Some(page) = self.make() else {
+            // The backend may map any page for writing, whatever it is used for first.
+            let Some(page) = Page::new(&*self.device) else {
                 self.state.lock().count -= count - lease.pages.len();
                 self.give_back(lease);
                 return self.wait(count, false);
@@ -95,18 +86,6 @@ impl Pool {
         })
     }
 
-    fn make(&self) -> Option<Page> {
-        let frame = rumpuser_frame_alloc_uninitialised().ok()?;
-        // The backend may map any page for writing, whatever it is used for first.
-        match self.device.grant(frame, true) {
-            Some(reference) => Some(Page { frame, reference }),
-            None => {
-                rumpuser_frame_release(frame);
-                None
-            }
-        }
-    }
-
     /// Puts pages back, or ends their grants if they were another backend's.
     pub fn give_back(&self, lease: Lease) {
         let mut state = self.state.lock();
@@ -134,12 +113,7 @@ impl Pool {
         let count = pages.len();
         let mut lost = 0;
         for page in pages {
-            // One that the backend keeps is nobody else's any more.
-            if self.device.end_grant(page.reference) {
-                rumpuser_frame_release(page.frame);
-            } else {
-                lost += 1;
-            }
+            lost += usize::from(!page.end(&*self.device));
         }
         let mut state = self.state.lock();
         state.count -= count;

@@ -6,14 +6,14 @@ use core::mem::ManuallyDrop;
 
 use rumpnet::packet::{Checksum, Fragment, Received};
 use rumpuser::{
-    Frame,
     device::{GrantReference, XenbusDevice},
     memory::PAGE_SIZE,
-    rumpuser_frame_alloc_uninitialised, rumpuser_frame_release, rumpuser_frame_retain,
+    rumpuser_frame_retain,
 };
 
 use crate::{
     Refused,
+    page::Page,
     ring::{ANSWER, Ring, Violation},
 };
 
@@ -33,12 +33,6 @@ mod flag {
 }
 const EXTRA_SEGMENTATION: u8 = 1;
 const EXTRA_MORE: u8 = 1;
-
-/// A slot's page.
-struct Page {
-    frame: Frame,
-    reference: GrantReference,
-}
 
 /// An answer of the backend's.
 #[derive(Clone, Copy)]
@@ -79,22 +73,11 @@ impl Receive {
         let mut receive =
             Receive { device, ring, reference, pages, copies: None, failed: false, errors: 0, missed: 0 };
         for _ in 0..receive.ring.size() {
-            let page = receive.new_page().ok_or(Refused)?;
+            let page = Page::new(&*receive.device).ok_or(Refused)?;
             receive.pages.push(page);
             receive.post();
         }
         Ok((receive, reference))
-    }
-
-    fn new_page(&self) -> Option<Page> {
-        let frame = rumpuser_frame_alloc_uninitialised().ok()?;
-        match self.device.grant(frame, true) {
-            Some(reference) => Some(Page { frame, reference }),
-            None => {
-                rumpuser_frame_release(frame);
-                None
-            }
-        }
     }
 
     /// Gives the backend the page of the next slot.
@@ -227,7 +210,7 @@ impl Receive {
             let view = ManuallyDrop::new(Fragment::from_frame(frame, offset..offset + length));
             return Ok(self.copy(view.bytes()));
         }
-        let Some(new) = self.new_page() else { return Ok(None) };
+        let Some(new) = Page::new(&*self.device) else { return Ok(None) };
         let old = core::mem::replace(&mut self.pages[slot], new);
         if !self.device.end_grant(old.reference) {
             // The backend can still write there: the page is lost to everybody else.
@@ -274,10 +257,8 @@ impl Drop for Receive {
         if !self.device.end_grant(self.reference) {
             rumpuser_frame_retain(self.ring.frame());
         }
-        for page in &self.pages {
-            if self.device.end_grant(page.reference) {
-                rumpuser_frame_release(page.frame);
-            }
+        for page in self.pages.drain(..) {
+            page.end(&*self.device);
         }
     }
 }
