@@ -7,7 +7,7 @@ use rumpdev::block;
 
 /// Makes the disks that were found known as `/dev/vda` and so on.
 pub fn register() {
-    for (name, disk) in block::all() {
-        files::register_device(&format!("/dev/{name}"), Arc::new(Disk::new(disk, true)));
+    for disk in block::all() {
+        files::register_device(&format!("/dev/{}", disk.name), Arc::new(Disk::new(disk.device, true)));
     }
 }

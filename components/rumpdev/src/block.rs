@@ -1,6 +1,11 @@
 //! Block devices: what a disk offers, and the registry of the disks there are (`vda`, `vdb`, ...).
 
-use alloc::{format, string::String, sync::Arc, vec::Vec};
+use alloc::{
+    format,
+    string::String,
+    sync::{Arc, Weak},
+    vec::Vec,
+};
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use rumpkern::{Result, wait::WaitQueue};
@@ -46,7 +51,25 @@ pub trait BlockDevice: Send + Sync {
     fn discard(&self, sector: u64, sectors: u64) -> Result<()>;
 }
 
-static DEVICES: SpinLock<Vec<(String, Arc<dyn BlockDevice>)>> = SpinLock::new(Vec::new());
+/// A disk that there is.
+#[derive(Clone)]
+pub struct Registered {
+    /// Its place among all that there are or were, of which its device number is made.
+    pub index: usize,
+    /// `vda` and on.
+    pub name: String,
+    /// The disk.
+    pub device: Arc<dyn BlockDevice>,
+}
+
+/// A name.
+enum Place {
+    Taken(Arc<dyn BlockDevice>),
+    /// Its disk is gone, but perhaps still mounted or open.
+    Left(Weak<dyn BlockDevice>),
+}
+
+static DEVICES: SpinLock<Vec<Place>> = SpinLock::new(Vec::new());
 
 /// The name of the disk with this index: `vda` to `vdz`, then `vdaa` and on.
 fn name(mut index: usize) -> String {
@@ -60,16 +83,45 @@ fn name(mut index: usize) -> String {
     }
 }
 
-/// Adds a disk, with a node in every /dev there is; returns its name. Thread context.
+/// Adds a disk, with a node in every /dev there is; returns its name, the first that none has or still uses. Thread context.
 pub fn register(device: Arc<dyn BlockDevice>) -> String {
     let mut devices = DEVICES.lock();
-    let index = devices.len();
-    let name = name(index);
-    devices.push((name.clone(), device));
+    let is_free = |place: &Place| matches!(place, Place::Left(device) if device.strong_count() == 0);
+    let index = devices.iter().position(is_free).unwrap_or(devices.len());
+    if index < devices.len() {
+        devices[index] = Place::Taken(device);
+    } else {
+        devices.push(Place::Taken(device));
+    }
     drop(devices);
+    let name = name(index);
     CHANGED.wake_all();
     nodes::announce(name.as_bytes(), index);
     name
+}
+
+/// Takes a disk that is gone out, and its nodes. Who has it open or mounted keeps it. Thread context.
+pub fn unregister(device: &dyn BlockDevice) {
+    let mut devices = DEVICES.lock();
+    let is = |place: &Place| matches!(place, Place::Taken(taken) if core::ptr::addr_eq(&raw const **taken, device));
+    let Some(index) = devices.iter().position(is) else { return };
+    let left = match &devices[index] {
+        Place::Taken(device) => Place::Left(Arc::downgrade(device)),
+        Place::Left(_) => return,
+    };
+    let taken = core::mem::replace(&mut devices[index], left);
+    drop(devices);
+    nodes::retract(name(index).as_bytes(), index);
+    drop(taken);
+}
+
+fn registered() -> Vec<Registered> {
+    let devices = DEVICES.lock();
+    let taken = devices.iter().enumerate().filter_map(|(index, place)| match place {
+        Place::Taken(device) => Some(Registered { index, name: name(index), device: device.clone() }),
+        Place::Left(_) => None,
+    });
+    taken.collect()
 }
 
 /// Whether devices are still being looked for: the machine starts programs meanwhile.
@@ -97,15 +149,15 @@ pub fn find(name: &str) -> Option<Arc<dyn BlockDevice>> {
     CHANGED.wait_uninterruptible(|| {
         // In this order: the search may end, and leave the disk, in between.
         let searching = SEARCHING.load(Ordering::SeqCst);
-        let found = DEVICES.lock().iter().find(|entry| entry.0 == name).map(|entry| entry.1.clone());
+        let found = registered().into_iter().find(|disk| disk.name == name).map(|disk| disk.device);
         (found.is_some() || !searching).then_some(found)
     })
 }
 
-/// Every disk with its name, in the order of their registration. Waits until all have been found.
-pub fn all() -> Vec<(String, Arc<dyn BlockDevice>)> {
+/// Every disk, in the order of their names. Waits until all have been found.
+pub fn all() -> Vec<Registered> {
     wait_for_search();
-    DEVICES.lock().clone()
+    registered()
 }
 
 #[cfg(test)]

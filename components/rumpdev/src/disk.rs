@@ -48,7 +48,8 @@ fn open(vnode: &Arc<dyn Vnode>, minor: u32, flags: OpenFlags) -> Result<Arc<dyn 
     if !minor.is_multiple_of(MINORS) {
         return Err(Errno::ENXIO);
     }
-    let (_, device) = block::all().into_iter().nth((minor / MINORS) as usize).ok_or(Errno::ENXIO)?;
+    let index = (minor / MINORS) as usize;
+    let device = block::all().into_iter().find(|disk| disk.index == index).ok_or(Errno::ENXIO)?.device;
     if flags.writable() && device.read_only() {
         return Err(Errno::EROFS);
     }

@@ -8,7 +8,7 @@ use alloc::{
 use rumpkern::{Errno, Result};
 use rumpuser::sync::Mutex;
 use rumpvfs::{
-    device,
+    dentry, device,
     file::{File, OpenFlags},
     vnode::{Creation, Kind, Vnode, device_number, device_parts},
 };
@@ -106,8 +106,8 @@ pub fn populate(directory: &Arc<dyn Vnode>) -> Result<()> {
     for (name, permissions) in DIRECTORIES {
         add(directory, name, Kind::Directory, permissions, (b"", 0))?;
     }
-    for (index, (name, _)) in block::all().iter().enumerate() {
-        add_disk(directory, name.as_bytes(), index)?;
+    for disk in block::all() {
+        add_disk(directory, disk.name.as_bytes(), disk.index)?;
     }
     Ok(())
 }
@@ -118,6 +118,19 @@ pub(crate) fn announce(name: &[u8], index: usize) {
     for directory in filled.iter().filter_map(Weak::upgrade) {
         // Who has no room for a node can still make one.
         let _ = add_disk(&directory, name, index);
+    }
+}
+
+/// Takes the node of a disk that is gone out of every /dev.
+pub(crate) fn retract(name: &[u8], index: usize) {
+    let filled = FILLED.lock().clone();
+    for directory in filled.iter().filter_map(Weak::upgrade) {
+        let node = directory.lookup(name).and_then(|node| node.attributes());
+        // What somebody else has put there stays.
+        if node.is_ok_and(|node| node.kind == Kind::Block && node.rdev == disk::number(index)) {
+            let _ = directory.remove(name, false);
+            dentry::forget(&directory, name);
+        }
     }
 }
 
@@ -136,10 +149,29 @@ mod tests {
     fn a_disk_that_comes_later_has_a_node() {
         let file_system = rumpvfs::tmpfs::TmpFs::new(Default::default(), 0o755).expect("tmpfs");
         let directory = rumpvfs::vnode::FileSystem::root(&*file_system);
+        register();
         populate(&directory).expect("a /dev");
-        let name = block::register(Arc::new(Memory::new(vec![0; 4096], 4096)));
+        let make = || Arc::new(Memory::new(vec![0; 4096], 4096));
+        let first = make();
+        let name = block::register(first.clone());
         let node = directory.lookup(name.as_bytes()).expect("its node");
-        assert_eq!(node.attributes().expect("attributes").kind, Kind::Block);
+        let attributes = node.attributes().expect("attributes");
+        assert_eq!(attributes.kind, Kind::Block);
+        let open = || device::open(&node, OpenFlags::empty());
+        let opened = open().expect("the disk");
+        block::unregister(&*first);
+        block::unregister(&*first);
+        assert!(matches!(directory.lookup(name.as_bytes()), Err(Errno::ENOENT)));
+        assert!(matches!(open(), Err(Errno::ENXIO)));
+        assert!(block::find(&name).is_none() && !block::all().iter().any(|disk| disk.name == name));
+        // Its name is another one's as soon as nobody uses it.
+        drop(first);
+        let second = make();
+        assert_ne!(block::register(second.clone()), name);
+        drop(opened);
+        assert_eq!(block::register(make()), name);
+        assert!(directory.lookup(name.as_bytes()).is_ok() && open().is_ok());
+        block::unregister(&*second);
     }
 
     #[test]

@@ -314,6 +314,23 @@ impl Drop for Dentry {
     }
 }
 
+/// Forgets a name that was removed from a directory behind the cache's back.
+pub fn forget(directory: &Arc<dyn Vnode>, name: &[u8]) {
+    for shard in &CACHE {
+        let mut locked = shard.lock();
+        let Some(map) = &mut locked.map else { continue };
+        let is = |entry: &Dentry| {
+            let place = entry.place.lock();
+            let parent = place.parent.as_ref();
+            *place.name == *name && parent.is_some_and(|parent| Arc::ptr_eq(&parent.vnode, directory))
+        };
+        let dropped: Vec<_> = map.extract_if(|_, entry| is(entry)).collect();
+        dropped.iter().for_each(|(_, entry)| entry.removed.store(true, Ordering::Release));
+        drop(locked);
+        drop(dropped);
+    }
+}
+
 /// Drops everything that the cache has of a file system.
 pub(crate) fn purge(file_system: u64) {
     for shard in &CACHE {

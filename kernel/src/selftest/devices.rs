@@ -22,7 +22,7 @@ pub fn main(information: &BootInformation) {
     let asked = |word| information.command_line.split_ascii_whitespace().any(|other| other == word);
     clocks();
     random();
-    for (name, disk) in rumpdev::block::all() {
+    for rumpdev::block::Registered { name, device: disk, .. } in rumpdev::block::all() {
         bmk::message!("disk {name}: {} sectors of {}", disk.sectors(), disk.block_size());
         if asked("scratch-disk") {
             blocks(&disk);

@@ -168,8 +168,8 @@ fn is_blank(disk: &Disk) -> Result<bool, ext4::Error> {
 /// What stat(2) calls the device: the disk's number.
 fn device_number(device: &Arc<dyn BlockDevice>) -> u64 {
     let disks = rumpdev::block::all();
-    let index = disks.iter().position(|(_, disk)| Arc::ptr_eq(disk, device));
-    index.map_or_else(anonymous_device, rumpdev::disk::number)
+    let found = disks.iter().find(|disk| Arc::ptr_eq(&disk.device, device));
+    found.map_or_else(anonymous_device, |disk| rumpdev::disk::number(disk.index))
 }
 
 /// Mounts the file system on a disk.
@@ -265,10 +265,11 @@ impl FileSystem for Ext4Fs {
         let written = self.shared.sync();
         self.shared.stop.store(true, Ordering::Release);
         self.shared.work.wake_all();
-        if self.shared.read_only {
-            return written;
-        }
-        written.and(self.shared.ext4.unmount().map_err(errno))
+        let ended = if self.shared.read_only { Ok(()) } else { self.shared.ext4.unmount().map_err(errno) };
+        // What can't be written, because the disk is gone, keeps neither it nor its pages.
+        let lost = core::mem::take(&mut *self.shared.dirty.lock());
+        drop(lost);
+        written.and(ended)
     }
 }
 

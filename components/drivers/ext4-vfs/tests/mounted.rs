@@ -226,6 +226,16 @@ fn a_failing_disk_is_told_by_fsync() {
     disk.fail();
     let written = put(&*file, 0, b"lost");
     assert!(written.is_err() || file.sync(false).is_err());
+    drop(file);
+    // What is lost keeps neither the file system nor its disk.
+    assert!(system.unmount().is_err());
+    rumpvfs::dentry::forget(&system.root(), b"file");
+    drop(system);
+    let began = std::time::Instant::now();
+    while Arc::strong_count(&disk) > 1 {
+        assert!(began.elapsed().as_secs() < 60, "somebody keeps the disk");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
 }
 
 #[test]

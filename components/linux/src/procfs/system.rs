@@ -141,9 +141,9 @@ fn meminfo() -> Vec<u8> {
 
 fn partitions() -> Vec<u8> {
     let mut text = String::from("major minor  #blocks  name\n\n");
-    for (index, (name, device)) in rumpdev::block::all().iter().enumerate() {
-        let (major, minor) = rumpvfs::vnode::device_parts(rumpdev::disk::number(index));
-        let _ = writeln!(text, "{major:4}  {minor:7} {:>10} {name}", device.sectors() / 2);
+    for disk in rumpdev::block::all() {
+        let (major, minor) = rumpvfs::vnode::device_parts(rumpdev::disk::number(disk.index));
+        let _ = writeln!(text, "{major:4}  {minor:7} {:>10} {}", disk.device.sectors() / 2, disk.name);
     }
     text.into_bytes()
 }

@@ -203,10 +203,9 @@ struct Disks;
 
 impl Directory for Disks {
     fn lookup(&self, name: &[u8]) -> Option<Entry> {
-        let disks = rumpdev::block::all();
-        let index = disks.iter().position(|(other, _)| other.as_bytes() == name)?;
-        let device = disks[index].1.clone();
-        let (major, minor) = rumpvfs::vnode::device_parts(rumpdev::disk::number(index));
+        let disk = rumpdev::block::all().into_iter().find(|disk| disk.name.as_bytes() == name)?;
+        let device = disk.device;
+        let (major, minor) = rumpvfs::vnode::device_parts(rumpdev::disk::number(disk.index));
         let (sectors, block) = (device.sectors(), device.block_size());
         let line = |value: String| Entry::text(move || value.clone().into_bytes());
         let queue = Fixed::new()
@@ -225,7 +224,7 @@ impl Directory for Disks {
 
     fn names(&self) -> Vec<(u64, Vec<u8>, Kind)> {
         let disks = rumpdev::block::all();
-        (0..).zip(disks).map(|(number, (name, _))| (number, name.into_bytes(), Kind::Directory)).collect()
+        (0..).zip(disks).map(|(number, disk)| (number, disk.name.into_bytes(), Kind::Directory)).collect()
     }
 }
 

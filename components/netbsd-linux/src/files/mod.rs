@@ -226,6 +226,9 @@ impl FileSystem for Mounted {
         self.shared.work.wake_all();
         // Programs may still hold files, which are of no use from now on.
         self.shared.live().iter().for_each(|node| node.close());
+        // What could not be written keeps nothing.
+        let lost = core::mem::take(&mut *self.shared.dirty.lock());
+        drop(lost);
         let unmounted = system::unmount(&self.shared.path);
         synced.and(unmounted).and(self.shared.flush_disk())
     }

@@ -175,8 +175,8 @@ fn attach(
     let descriptor = system::open(system::NOWHERE, path, system::READ | system::DIRECTORY, 0)?;
     let stat = system::stat(descriptor).inspect_err(|_| system::close(descriptor))?;
     let disks = block::all();
-    let index =
-        disks.iter().position(|(_, other)| disk.as_ref().is_some_and(|disk| Arc::ptr_eq(other, disk)));
+    let is = |other: &&block::Registered| disk.as_ref().is_some_and(|disk| Arc::ptr_eq(&other.device, disk));
+    let index = disks.iter().find(is).map(|disk| disk.index);
     let shared = Arc::new(Shared {
         kind,
         magic,

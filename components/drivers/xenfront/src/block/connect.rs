@@ -148,6 +148,7 @@ impl Disk {
                 // It has let go of all pages.
                 self.queues.iter().for_each(|queue| queue.abandon());
                 self.pool.renew();
+                rumpdev::block::unregister(self);
             }
             // It did not take its leave: another may come.
             GONE => self.queues.iter().for_each(|queue| queue.leave(true)),
