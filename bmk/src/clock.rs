@@ -12,6 +12,9 @@ use crate::{
 };
 
 const SECOND: u64 = 1_000_000_000;
+/// Monotonic time at the machine's start. Programs take a time of 0 s for none at all (lighttpd 1.4.69 so refuses a
+/// client's HTTP/2 settings), as no system that they knew started them within its first second.
+const START: u64 = SECOND;
 
 static BASE: AtomicU64 = AtomicU64::new(0);
 /// Nanoseconds per tick, 32.32 fixed point.
@@ -66,12 +69,13 @@ pub fn resume(stopped: Stopped, frequency: u64) {
 #[inline]
 pub fn now() -> u64 {
     let ticks = machine::rdtsc().saturating_sub(BASE.load(Ordering::Relaxed));
-    ((u128::from(ticks) * u128::from(MULTIPLIER.load(Ordering::Relaxed))) >> 32) as u64
+    START + ((u128::from(ticks) * u128::from(MULTIPLIER.load(Ordering::Relaxed))) >> 32) as u64
 }
 
 /// The counter's value at a monotonic time.
 pub fn tsc_at(time: u64) -> u64 {
-    let ticks = u128::from(time) * u128::from(FREQUENCY.load(Ordering::Relaxed)) / u128::from(SECOND);
+    let ticks = u128::from(time.saturating_sub(START)) * u128::from(FREQUENCY.load(Ordering::Relaxed))
+        / u128::from(SECOND);
     // One more, so that the time has come when the counter shows it.
     u64::try_from(ticks).unwrap_or(u64::MAX).saturating_add(BASE.load(Ordering::Relaxed)).saturating_add(1)
 }
@@ -111,7 +115,7 @@ fn write_page() {
     let _guard = PAGE_WRITE.lock();
     page.sequence.fetch_add(1, Ordering::SeqCst);
     page.base_tsc.store(BASE.load(Ordering::Relaxed), Ordering::SeqCst);
-    page.base_ns.store(0, Ordering::SeqCst);
+    page.base_ns.store(START, Ordering::SeqCst);
     page.multiplier.store(MULTIPLIER.load(Ordering::Relaxed), Ordering::SeqCst);
     page.realtime_offset.store(REALTIME_OFFSET.load(Ordering::Relaxed), Ordering::SeqCst);
     page.tsc_aux_is_cpu.store(machine::has_rdtscp().into(), Ordering::SeqCst);

@@ -162,7 +162,7 @@ macro_rules! with_hypercalls {
         fn rumpuser_cpu_info() -> (alloc::string::String, u64);
 
         // ---- time
-        /// Monotonic time since boot.
+        /// Monotonic time since boot, which is at 1 s: programs take 0 s for no time at all.
         fn rumpuser_clock_monotonic() -> u64;
         /// Time since 1970-01-01 00:00 UTC.
         fn rumpuser_clock_realtime() -> u64;

@@ -52,6 +52,13 @@ int main(int count, char **arguments) {
         return 5;
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
+    // Programs take 0 s for no time at all (lighttpd does).
+    clockid_t clocks[] = {CLOCK_MONOTONIC, CLOCK_MONOTONIC_COARSE, CLOCK_MONOTONIC_RAW, CLOCK_BOOTTIME};
+    for (int i = 0; i < 4; i++) {
+        struct timespec time = {0, 0};
+        clock_gettime(clocks[i], &time);
+        printf("clock %d: %s\n", (int)clocks[i], time.tv_sec > 0 ? "has begun" : "no time yet");
+    }
     sem_init(&semaphore, 0, 0);
     pthread_t threads[4];
     for (int i = 0; i < 4; i++) pthread_create(&threads[i], NULL, count_up, NULL);
