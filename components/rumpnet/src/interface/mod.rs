@@ -35,6 +35,8 @@ use crate::{
     neighbour,
     packet::{Checksum, Packet},
 };
+#[cfg(test)]
+pub use polling::settle;
 pub use polling::{Sleeper, flush, poll, wait};
 pub use registry::{
     CHANGES, Protocols, attach, by_index, by_name, generation, list, loopback, set_protocols,

@@ -25,7 +25,7 @@ const BUDGET: usize = 64;
 /// How long a queue without interrupts may be left alone, in nanoseconds.
 const WATCH: u64 = 2_000_000;
 /// So many times as long at most, while others poll as often as that: then looking would find nothing, and costs a timer's interrupt.
-const OFTEN: u32 = 4;
+const OFTEN: u32 = 8;
 /// How long the thread leaves a queue to another CPU that polls it, in nanoseconds.
 const CONTENTION: u64 = 50_000;
 /// The platform starts at most that many CPUs.
@@ -272,6 +272,19 @@ fn deliver(interface: &Arc<Interface>, index: usize) {
         }
     }
     wake(index);
+}
+
+/// Waits until all that is on the loopback is delivered: a thread that flushes may be at it, for another test.
+#[cfg(test)]
+pub fn settle() {
+    let loopbacks = || registry::all().filter(|interface| interface.is_loopback());
+    let settled = |interface: &Arc<Interface>| {
+        (0..interface.queues.len()).all(|index| poll_queue(interface, index) == Some(0))
+    };
+    while !loopbacks().all(settled) {
+        flush();
+        std::thread::yield_now();
+    }
 }
 
 /// A thread that waits for something that the network may bring. It polls instead of the CPU's own thread, and is

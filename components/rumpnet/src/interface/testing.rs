@@ -154,8 +154,9 @@ impl TestDevice {
         self.stalled.store(stalled, Ordering::SeqCst);
     }
 
-    /// What was sent and flushed since the last call, of a device without a peer.
+    /// What was sent since the last call, of a device without a peer. Another test's flush may have been about to reach it.
     pub fn take_sent(&self) -> Vec<Sent> {
+        (0..self.properties.queues).for_each(|queue| self.flush(queue));
         core::mem::take(&mut lock(&self.state).sent)
     }
 

@@ -82,6 +82,7 @@ impl Bench {
     /// Lets a packet in, link header included.
     pub fn input(&self, bytes: &[u8]) {
         let data = Chain::copy_of(bytes).unwrap();
+        crate::icmp::refill();
         link::input(&self.interface, 0, Received { data, ..Received::default() });
         interface::flush();
     }
@@ -89,8 +90,6 @@ impl Bench {
     /// What was sent since the last call, of one EtherType, without link headers.
     pub fn sent(&self, kind: EthernetProtocol) -> Vec<Vec<u8>> {
         interface::flush();
-        // Another test's flush may be about to do it.
-        crate::device::NetworkDevice::flush(&*self.device, 0);
         let sent = self.device.take_sent();
         sent.iter()
             .filter(|packet| EthernetFrame::new_checked(&packet.bytes).unwrap().ethertype() == kind)
