@@ -26,9 +26,11 @@ pub fn stop(number: usize, move_interrupts: impl FnOnce()) -> Result<(), OutOfMe
         move_interrupts();
         true
     };
-    rendezvous::meet(work, leave)?;
+    // On a host with fewer CPUs, those who wait keep the one from running that they wait for.
+    rendezvous::meet(work, leave, || platform().relax())?;
     while !platform().cpu_rests(cpu.hardware) {
         schedule::yield_now();
+        platform().relax();
     }
     Ok(())
 }

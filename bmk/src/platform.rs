@@ -54,6 +54,11 @@ pub trait Platform: Sync {
         false
     }
 
+    /// The calling CPU waits for another one, in a loop: the host may let that run in its place. Safe with interrupts disabled.
+    fn relax(&self) {
+        core::hint::spin_loop();
+    }
+
     /// Whether a CPU rests, and runs no instruction any more.
     fn cpu_rests(&self, _cpu: HardwareCpu) -> bool {
         false

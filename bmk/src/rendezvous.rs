@@ -21,6 +21,8 @@ struct Meeting {
     arrived: AtomicUsize,
     done: AtomicUsize,
     each: fn(),
+    /// What a CPU does that waits.
+    relax: fn(),
 }
 
 impl Meeting {
@@ -40,7 +42,7 @@ impl Meeting {
                 // Those who haven't come yet may wait for this CPU's answer.
                 _ => shootdown::serve(cpu::current()),
             }
-            core::hint::spin_loop();
+            (self.relax)();
         }
         schedule::interrupts_restore(state);
     }
@@ -53,17 +55,19 @@ pub static CHANGES: Mutex<()> = Mutex::new(());
 /// The caller's thread must be bound to its CPU. Returns what `work` returned.
 pub fn hold(work: impl FnOnce() -> bool, each: fn()) -> Result<bool, OutOfMemory> {
     let _changes = CHANGES.lock();
-    meet(work, each)
+    // No call of the host: it may be about to save those who stand still.
+    meet(work, each, core::hint::spin_loop)
 }
 
-/// [`hold`] by who has [`CHANGES`].
-pub fn meet(work: impl FnOnce() -> bool, each: fn()) -> Result<bool, OutOfMemory> {
+/// [`hold`] by who has [`CHANGES`]. Who waits calls `relax` all the time.
+pub fn meet(work: impl FnOnce() -> bool, each: fn(), relax: fn()) -> Result<bool, OutOfMemory> {
     let here = cpu::number();
     let meeting = Arc::new(Meeting {
         phase: AtomicU32::new(phase::GATHER),
         arrived: AtomicUsize::new(0),
         done: AtomicUsize::new(0),
         each,
+        relax,
     });
     let mut expected = 0;
     let online = cpu::online();
@@ -79,13 +83,14 @@ pub fn meet(work: impl FnOnce() -> bool, each: fn()) -> Result<bool, OutOfMemory
     }
     while meeting.arrived.load(Ordering::SeqCst) < expected {
         schedule::yield_now();
+        relax();
     }
     let state = machine::interrupts_disable();
     let result = work();
     if result {
         meeting.phase.store(phase::WORK, Ordering::SeqCst);
         while meeting.done.load(Ordering::SeqCst) < expected {
-            core::hint::spin_loop();
+            relax();
         }
     }
     meeting.phase.store(phase::LEAVE, Ordering::SeqCst);

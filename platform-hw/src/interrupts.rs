@@ -5,6 +5,7 @@ use alloc::{sync::Arc, vec::Vec};
 use rumpuser::{device::InterruptHandler, sync::InterruptLock};
 
 use crate::{
+    guest,
     io_apic::{self, Signal},
     local_apic, machine,
 };
@@ -37,10 +38,10 @@ pub fn establish(interrupt: u32, signal: Signal, handler: InterruptHandler) -> b
             index += 1;
         }
     };
-    let Some(vector) = bmk::trap::allocate_vector(alloc::boxed::Box::new(dispatch)) else { return false };
+    let Some(vector) = guest::allocate_vector(alloc::boxed::Box::new(dispatch)) else { return false };
     lines.push(Line { interrupt, handlers });
     drop(lines);
-    io_apic::route(interrupt, signal, local_apic::identifier(), vector)
+    io_apic::route(interrupt, signal, guest::target().unwrap_or_else(local_apic::identifier), vector)
 }
 
 /// Connects a handler to an ISA interrupt, by way of the machine's overrides.

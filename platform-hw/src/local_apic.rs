@@ -132,6 +132,14 @@ pub fn initialise_cpu() {
     }
 }
 
+/// Has the calling CPU take interrupts that others than this module set up.
+pub fn accept() {
+    if present() {
+        enable();
+        write(SPURIOUS, SOFTWARE_ENABLE | u32::from(SPURIOUS_VECTOR));
+    }
+}
+
 /// The calling CPU's APIC identifier.
 pub fn identifier() -> u32 {
     if X2APIC.load(Ordering::Relaxed) {

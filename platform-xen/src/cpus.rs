@@ -4,6 +4,7 @@
 use alloc::{boxed::Box, format, vec::Vec};
 
 use bmk::{hotplug, platform::CpuStart};
+use platform_hw::guest;
 use rumpuser::{Thread, ThreadSpec, sync::InterruptLock};
 
 use crate::{
@@ -58,13 +59,22 @@ fn adjust(number: usize) {
     let cpu = number as u32;
     let runs = bmk::cpu::online() & 1 << number != 0;
     match (wanted(cpu), runs) {
-        (true, false) if hotplug::start(number) => events::cpu_came(cpu),
+        (true, false) if hotplug::start(number) => {
+            events::cpu_came(cpu);
+            guest::cpu_came(number);
+        }
         (true, false) => bmk::message!("CPU {number} doesn't start"),
-        (false, true) if hotplug::stop(number, || events::cpu_goes(cpu)).is_err() => {
+        (false, true) if hotplug::stop(number, || take_interrupts(cpu)).is_err() => {
             bmk::message!("too little memory to take CPU {number} out of use");
         }
         _ => {}
     }
+}
+
+/// Has others take the interrupts of a CPU that goes.
+fn take_interrupts(cpu: u32) {
+    events::cpu_goes(cpu);
+    guest::cpu_goes(cpu as usize);
 }
 
 /// Rests the calling CPU, until [`start`].

@@ -103,6 +103,7 @@ impl Platform for Xen {
     fn initialise_cpu(&self) {
         need(events::initialise_cpu(current_vcpu()), "interrupts between CPUs");
         runstate::register(current_vcpu());
+        platform_hw::guest::initialise_cpu();
     }
 
     fn start_cpu(&self, cpu: HardwareCpu, start: &CpuStart) {
@@ -111,6 +112,10 @@ impl Platform for Xen {
 
     fn rest_cpu(&self) {
         cpus::rest(current_vcpu());
+    }
+
+    fn relax(&self) {
+        hypercall::yield_cpu();
     }
 
     fn look_before_halt(&self) -> bool {

@@ -94,6 +94,7 @@ fn serve() {
             // A device whose driver can't let go stays.
             if !handlers.is_empty() {
                 handlers.iter().for_each(|handler| handler());
+                guest::forget(|(bus, device, _)| (bus, device) == (0, slot));
                 port::write32(EJECT, 1 << slot);
             }
         }

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use rumpuser::device::{InterruptHandler, PciDevice};
+use rumpuser::device::{InterruptHandler, PciDevice, Registers};
 
 use super::{
     Function, config,
@@ -21,19 +21,36 @@ const MSI_X_ENTRY: usize = 16;
 const INTERRUPT_LINE: u16 = 0x3c;
 const INTERRUPT_PIN: u16 = 0x3d;
 
+/// The highest identifier of a local APIC that a message's address has room for.
+pub const HIGHEST: u32 = 0xfe;
+
 /// The address that a message goes to for a CPU to be interrupted. `None` beyond 8 bits of identifier.
 fn message_address(cpu: u32) -> Option<u32> {
-    (cpu <= 0xfe).then_some(0xfee0_0000 | cpu << 12)
+    (cpu <= HIGHEST).then_some(0xfee0_0000 | cpu << 12)
 }
 
-/// The local APIC of the CPU that the vector with this index goes to.
+/// The CPU that the vector with this index goes to.
+fn cpu_of(index: usize) -> usize {
+    index % rumpuser::rumpuser_cpu_count().max(1)
+}
+
+/// The local APIC of that CPU.
 fn target(index: usize) -> u32 {
-    if let Some(target) = guest::target() {
+    if let Some(target) = guest::target_of(cpu_of(index)) {
         return target;
     }
-    let running = rumpuser::rumpuser_cpu_count().max(1);
-    let cpu = bmk::cpu::hardware_of(index % running);
+    let cpu = bmk::cpu::hardware_of(cpu_of(index));
     if message_address(cpu).is_some() { cpu } else { local_apic::identifier() }
+}
+
+/// Has the message of a table's entry go to another local APIC.
+pub fn send_to(entry: Registers, target: u32) {
+    if let Some(address) = message_address(target) {
+        // It must not change while it may be sent.
+        entry.write32(12, 1);
+        entry.write32(0, address);
+        entry.write32(12, 0);
+    }
 }
 
 /// See [`PciDevice::establish_interrupts`].
@@ -60,6 +77,7 @@ fn establish_msi_x(function: &Function, capability: u16, handlers: Vec<Interrupt
         return false;
     };
     function.change_command(COMMAND_MEMORY | COMMAND_PIN_OFF, 0);
+    guest::forget(|place| place == place_of(function));
     let control = function.read(capability + 2, 2);
     function.write(capability + 2, 2, control | MSI_X_ENABLE | MSI_X_MASK_ALL);
     for (index, handler) in handlers.into_iter().enumerate() {
@@ -68,18 +86,25 @@ fn establish_msi_x(function: &Function, capability: u16, handlers: Vec<Interrupt
             function.write(capability + 2, 2, control & !MSI_X_ENABLE);
             return false;
         };
-        let entry = index * MSI_X_ENTRY;
-        entries.write32(entry, address);
-        entries.write32(entry + 4, 0);
-        entries.write32(entry + 8, vector.into());
-        entries.write32(entry + 12, 0);
+        let Some(entry) = entries.part(index * MSI_X_ENTRY, MSI_X_ENTRY) else { return false };
+        entry.write32(0, address);
+        entry.write32(4, 0);
+        entry.write32(8, vector.into());
+        entry.write32(12, 0);
+        guest::follow(place_of(function), entry, cpu_of(index));
     }
     function.write(capability + 2, 2, control & !MSI_X_MASK_ALL | MSI_X_ENABLE);
     true
 }
 
+fn place_of(function: &Function) -> (u8, u8, u8) {
+    let place = function.location;
+    (place.bus, place.device, place.function)
+}
+
 /// See [`PciDevice::release_interrupts`].
 pub fn release(function: &Function) {
+    guest::forget(|place| place == place_of(function));
     if let Some(&capability) = function.capabilities(MSI_X).first() {
         let control = function.read(capability + 2, 2);
         function.write(capability + 2, 2, control & !MSI_X_ENABLE);
@@ -124,6 +149,10 @@ fn pin_interrupt(function: &Function) -> Option<(u32, Signal)> {
         pin @ 1..=4 => pin - 1,
         _ => return None,
     };
+    if guest::target().is_some() {
+        let interrupt = guest::pin_interrupt(function.location.device, pin);
+        return function.bridge.is_none().then_some((interrupt, Signal::PCI));
+    }
     let mut device = u32::from(function.location.device);
     let mut bridge = function.bridge.as_ref();
     while let Some(above) = bridge {

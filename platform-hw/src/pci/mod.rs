@@ -4,7 +4,7 @@ mod bars;
 mod config;
 mod function;
 mod hotplug;
-mod interrupts;
+pub mod interrupts;
 
 use alloc::{sync::Arc, vec::Vec};
 
