@@ -2,7 +2,7 @@
 //! it, else version 1.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
+use core::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 use rumpuser::{Frame, OutOfMemory, device::GrantReference, memory::PAGE_SIZE, sync::InterruptLock};
 
@@ -22,6 +22,8 @@ const IN_USE: u32 = 1 << 3 | 1 << 4;
 const STATUS_PAGES: u64 = 1 << 31;
 /// 32-bit words of an entry, by version.
 const WORDS: [usize; 2] = [2, 4];
+/// The same of a page.
+const PAGE_WORDS: usize = PAGE_SIZE / size_of::<AtomicU32>();
 const STATES: usize = PAGE_SIZE / size_of::<AtomicU16>();
 
 #[repr(C)]
@@ -62,7 +64,7 @@ impl Table {
     }
 
     fn per_page(&self) -> u32 {
-        (PAGE_SIZE / 4 / self.words()) as u32
+        (PAGE_WORDS / self.words()) as u32
     }
 
     /// Adds a page of entries.
@@ -88,9 +90,9 @@ impl Table {
 
     /// The words of an entry.
     fn entry(&self, reference: GrantReference) -> Option<&'static [AtomicU32]> {
-        let page = self.entries.get((reference / self.per_page().max(1)) as usize)?;
-        let start = (reference % self.per_page()) as usize * self.words();
-        page.items.get(start..start + self.words())
+        let first = reference as usize * self.words();
+        let page = self.entries.get(first / PAGE_WORDS)?;
+        page.items.get(first % PAGE_WORDS..first % PAGE_WORDS + self.words())
     }
 
     fn grant(&mut self, domain: u16, frame: Frame, writable: bool) -> Option<GrantReference> {
@@ -98,6 +100,11 @@ impl Table {
             self.grow().ok()?;
         }
         let reference = *self.free.last()?;
+        self.write(reference, domain, frame, writable)?;
+        self.free.pop()
+    }
+
+    fn write(&self, reference: GrantReference, domain: u16, frame: Frame, writable: bool) -> Option<()> {
         let entry = self.entry(reference)?;
         match entry {
             [_, low] => low.store(u32::try_from(frame.0).ok()?, Ordering::Relaxed),
@@ -109,22 +116,26 @@ impl Table {
         }
         let flags = PERMIT | if writable { 0 } else { READ_ONLY };
         entry[0].store(flags | u32::from(domain) << 16, Ordering::Release);
-        self.free.pop()
+        Some(())
+    }
+
+    /// Takes a page back, but not the reference.
+    fn revoke(&self, reference: GrantReference) -> bool {
+        let Some(head) = self.entry(reference).and_then(|entry| entry.first()) else { return false };
+        if self.version != 2 {
+            return revoke(head);
+        }
+        let state = self
+            .states
+            .get(reference as usize / STATES)
+            .and_then(|page| page.items.get(reference as usize % STATES));
+        head.store(0, Ordering::SeqCst);
+        // After that, as both are in one order for all CPUs.
+        state.is_some_and(|state| u32::from(state.load(Ordering::SeqCst)) & IN_USE == 0)
     }
 
     fn end(&mut self, reference: GrantReference) -> bool {
-        let Some(head) = self.entry(reference).and_then(|entry| entry.first()) else { return false };
-        let ended = if self.version == 2 {
-            let state = self
-                .states
-                .get(reference as usize / STATES)
-                .and_then(|page| page.items.get(reference as usize % STATES));
-            head.store(0, Ordering::SeqCst);
-            fence(Ordering::SeqCst);
-            state.is_some_and(|state| u32::from(state.load(Ordering::SeqCst)) & IN_USE == 0)
-        } else {
-            revoke(head)
-        };
+        let ended = self.revoke(reference);
         if ended {
             self.free.push(reference);
         }
@@ -187,6 +198,12 @@ pub fn end(reference: GrantReference) -> bool {
     TABLE.lock().end(reference)
 }
 
+/// Takes a page back, and lets a domain reach another one by the same reference; false as with [`end`].
+pub fn exchange(domain: u16, reference: GrantReference, frame: Frame, writable: bool) -> bool {
+    let table = TABLE.lock();
+    table.revoke(reference) && table.write(reference, domain, frame, writable).is_some()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -221,6 +238,12 @@ mod tests {
             } else {
                 table.states[0].items[reference as usize].store(0, Ordering::Relaxed);
             }
+            // Another page takes its place.
+            assert!(table.revoke(reference) && !table.free.contains(&reference));
+            assert_eq!(entry[0].load(Ordering::Relaxed), 0);
+            assert!(table.write(reference, 4, Frame(0x77), true).is_some());
+            assert_eq!(entry[0].load(Ordering::Relaxed), 4 << 16 | PERMIT);
+            assert_eq!(entry[entry.len() / 2].load(Ordering::Relaxed), 0x77);
             assert!(table.end(reference) && table.free.contains(&reference));
             assert_eq!(entry[0].load(Ordering::Relaxed), 0);
             assert!(!table.end(1 << 20));

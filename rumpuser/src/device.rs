@@ -166,6 +166,9 @@ pub trait XenbusDevice: Send + Sync {
     /// Takes the page back. False if the backend still uses it: then it stays granted, and must not be used for
     /// anything else. Any context.
     fn end_grant(&self, reference: GrantReference) -> bool;
+    /// Takes the page back, and lets the backend reach another one by the same reference. False as with
+    /// [`XenbusDevice::end_grant`]: then the other page isn't granted. Any context.
+    fn exchange_grant(&self, reference: GrantReference, frame: Frame, writable: bool) -> bool;
     /// Makes an event channel with the backend, whose events call the handler on a CPU; returns its number.
     fn establish_event(&self, cpu: usize, handler: InterruptHandler) -> Option<u32>;
     /// Tells the backend. Any context.

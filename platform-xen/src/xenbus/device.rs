@@ -24,8 +24,8 @@ use crate::{
 
 /// The state of a backend without a node.
 const GONE: u32 = 0;
-/// How long a backend may take for a step, in nanoseconds.
-const PATIENCE: u64 = 20_000_000_000;
+/// How long a backend may take for a step, in nanoseconds: on a busy host, no disk is to be given up sooner than its requests are.
+const PATIENCE: u64 = 60_000_000_000;
 
 type StateHandler = Box<dyn Fn(u32) + Send + Sync>;
 type ResumeHandler = Arc<dyn Fn() -> bool + Send + Sync>;
@@ -332,6 +332,10 @@ impl XenbusDevice for Device {
 
     fn end_grant(&self, reference: GrantReference) -> bool {
         grant::end(reference)
+    }
+
+    fn exchange_grant(&self, reference: GrantReference, frame: Frame, writable: bool) -> bool {
+        grant::exchange(self.domain.load(Ordering::Relaxed), reference, frame, writable)
     }
 
     fn establish_event(&self, cpu: usize, handler: InterruptHandler) -> Option<u32> {

@@ -198,6 +198,13 @@ impl XenbusDevice for Model {
         })
     }
 
+    fn exchange_grant(&self, reference: GrantReference, frame: Frame, writable: bool) -> bool {
+        self.end_grant(reference) && {
+            self.grants.lock().unwrap().insert(reference, (frame, writable));
+            true
+        }
+    }
+
     fn end_grant(&self, reference: GrantReference) -> bool {
         if self.keeps.load(Ordering::SeqCst) {
             return false;

@@ -6,6 +6,8 @@ use rumpuser::{
     rumpuser_frame_alloc_uninitialised, rumpuser_frame_release,
 };
 
+use crate::ring::Violation;
+
 /// A page, and the reference by which the backend knows it.
 pub struct Page {
     pub frame: Frame,
@@ -23,6 +25,17 @@ impl Page {
                 None
             }
         }
+    }
+
+    /// Has another page take its place under its reference; returns the one that it was, which is the caller's, or `None` without
+    /// memory. An error if the backend keeps it.
+    pub fn exchange(&mut self, device: &dyn XenbusDevice) -> Result<Option<Frame>, Violation> {
+        let Ok(frame) = rumpuser_frame_alloc_uninitialised() else { return Ok(None) };
+        if device.exchange_grant(self.reference, frame, true) {
+            return Ok(Some(core::mem::replace(&mut self.frame, frame)));
+        }
+        rumpuser_frame_release(frame);
+        Err(Violation)
     }
 
     /// Takes it back, and frees it. False if the backend keeps it: then it is nobody else's any more.

@@ -269,6 +269,11 @@ impl NetworkDevice for Net {
         // The event that was wanted comes once at most.
     }
 
+    /// Bulk comes in the backend's batches, with an event for each; a timer would cost more than that.
+    fn set_moderation(&self, _queue: usize, _microseconds: u32) -> bool {
+        true
+    }
+
     fn link_up(&self) -> bool {
         self.connected.load(Ordering::SeqCst)
     }

@@ -205,18 +205,13 @@ impl Receive {
         length: usize,
         alone: bool,
     ) -> Result<Option<Fragment>, Violation> {
-        let Some(frame) = self.pages.get(slot).map(|page| page.frame) else { return Err(Violation) };
+        let page = self.pages.get_mut(slot).ok_or(Violation)?;
         if alone && length <= COPIED {
-            let view = ManuallyDrop::new(Fragment::from_frame(frame, offset..offset + length));
+            let view = ManuallyDrop::new(Fragment::from_frame(page.frame, offset..offset + length));
             return Ok(self.copy(view.bytes()));
         }
-        let Some(new) = Page::new(&*self.device) else { return Ok(None) };
-        let old = core::mem::replace(&mut self.pages[slot], new);
-        if !self.device.end_grant(old.reference) {
-            // The backend can still write there: the page is lost to everybody else.
-            return Err(Violation);
-        }
-        Ok(Some(Fragment::from_frame(old.frame, offset..offset + length)))
+        let old = page.exchange(&*self.device)?;
+        Ok(old.map(|frame| Fragment::from_frame(frame, offset..offset + length)))
     }
 
     fn copy(&mut self, bytes: &[u8]) -> Option<Fragment> {
