@@ -39,6 +39,7 @@ use linux_programs::main;
 /// The machine's platform.
 fn platform(_magic: u32) -> &'static dyn bmk::platform::Platform {
     if platform_xen::detected() {
+        netbsd::virtual_interface::expect_devices();
         return &platform_xen::XEN;
     }
     &platform_hw::PC

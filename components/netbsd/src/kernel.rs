@@ -14,7 +14,7 @@ use crate::{
         rump___sysimpl_connect, rump___sysimpl_getpeername, rump___sysimpl_getsockname, rump___sysimpl_ioctl,
         rump___sysimpl_listen, rump___sysimpl_open, rump___sysimpl_pread, rump___sysimpl_read,
         rump___sysimpl_recvfrom, rump___sysimpl_sendto, rump___sysimpl_setsockopt, rump___sysimpl_shutdown,
-        rump___sysimpl_socket30, rump___sysimpl_write, rump_pub_lwproc_rfork,
+        rump___sysimpl_socket30, rump___sysimpl_write, rump_pub_lwproc_releaselwp, rump_pub_lwproc_rfork,
     },
 };
 
@@ -57,6 +57,14 @@ pub fn become_process() {
     if let Some(fork) = rump_pub_lwproc_rfork() {
         // SAFETY: the kernel's function.
         unsafe { fork(NO_DESCRIPTORS) };
+    }
+}
+
+/// Gives up what [`become_process`] gave, before the thread ends.
+pub fn leave_process() {
+    if let Some(release) = rump_pub_lwproc_releaselwp() {
+        // SAFETY: the kernel's function.
+        unsafe { release() };
     }
 }
 

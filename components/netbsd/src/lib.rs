@@ -13,6 +13,7 @@ pub mod clock;
 pub mod condition;
 pub mod disk;
 pub mod errno;
+mod event;
 pub mod files;
 pub mod format;
 pub mod host;

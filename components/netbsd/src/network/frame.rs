@@ -14,7 +14,7 @@ const TYPE: [u8; 2] = [8, 0];
 const PROTOCOL: u8 = 17;
 
 /// The Internet checksum (RFC 1071) of parts, of which all but the last have an even length.
-fn checksum(parts: &[&[u8]]) -> u16 {
+pub fn checksum(parts: &[&[u8]]) -> u16 {
     let words = parts.iter().flat_map(|part| part.chunks(2));
     let sum: u32 = words.map(|word| u32::from(word[0]) << 8 | u32::from(*word.get(1).unwrap_or(&0))).sum();
     let folded = (sum & 0xffff) + (sum >> 16);

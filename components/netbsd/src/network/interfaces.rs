@@ -61,19 +61,9 @@ pub struct Interface {
 
 /// The interfaces with hardware addresses, in the kernel's order.
 pub fn list() -> Vec<Interface> {
+    let Ok((socket, entries)) = entries() else { return Vec::new() };
     let mut found = Vec::new();
-    let Ok(socket) = Descriptor::socket(INET, DATAGRAM, 0) else { return found };
-    let mut list = vec![0u8; MOST * REQUEST];
-    // `struct ifconf`: the length, then where the list goes.
-    let mut argument = [0; 16];
-    argument[..4].copy_from_slice(&(list.len() as u32).to_le_bytes());
-    argument[8..].copy_from_slice(&(list.as_mut_ptr() as u64).to_le_bytes());
-    if socket.ask(LIST, &mut argument).is_err() {
-        return found;
-    }
-    let length = u32::from_le_bytes([argument[0], argument[1], argument[2], argument[3]]) as usize;
-    for entry in list[..length.min(list.len())].chunks_exact(REQUEST) {
-        let Some(interface) = from_entry(entry) else { continue };
+    for interface in entries.chunks_exact(REQUEST).filter_map(from_entry) {
         let mut flags = request(&interface.name);
         let loops = socket.ask(GET_FLAGS, &mut flags).is_ok() && flags[NAME] & LOOPBACK != 0;
         if !loops {
@@ -81,6 +71,36 @@ pub fn list() -> Vec<Interface> {
         }
     }
     found
+}
+
+/// A name and an address each, as `struct ifreq`.
+fn entries() -> Result<(Descriptor, Vec<u8>), Errno> {
+    let socket = Descriptor::socket(INET, DATAGRAM, 0)?;
+    let mut list = vec![0u8; MOST * REQUEST];
+    // `struct ifconf`: the length, then where the list goes.
+    let mut argument = [0; 16];
+    argument[..4].copy_from_slice(&(list.len() as u32).to_le_bytes());
+    argument[8..].copy_from_slice(&(list.as_mut_ptr() as u64).to_le_bytes());
+    socket.ask(LIST, &mut argument)?;
+    let length = u32::from_le_bytes([argument[0], argument[1], argument[2], argument[3]]) as usize;
+    list.truncate(length);
+    Ok((socket, list))
+}
+
+/// The address in an entry of the list, if it is the interface's.
+fn address_of(name: &str, entry: &[u8]) -> Option<IpAddr> {
+    if request(name)[..NAME] != *entry.get(..NAME)? {
+        return None;
+    }
+    match addresses::of_socket(&entry[NAME..])? {
+        // The kernel keeps the interface's number in link-local ones.
+        IpAddr::V6(address) if address.is_unicast_link_local() => {
+            let mut segments = address.segments();
+            segments[1] = 0;
+            Some(IpAddr::from(segments))
+        }
+        address => Some(address),
+    }
 }
 
 /// An entry of the list that tells of an Ethernet interface's hardware: a name and `struct sockaddr_dl`.
@@ -112,12 +132,12 @@ impl Interface {
         Descriptor::socket(INET, DATAGRAM, 0)
     }
 
-    /// Turns it on.
-    pub fn turn_on(&self) -> Result<(), Errno> {
+    /// Turns it on or off.
+    pub fn turn(&self, on: bool) -> Result<(), Errno> {
         let socket = self.socket()?;
         let mut flags = request(&self.name);
         socket.ask(GET_FLAGS, &mut flags)?;
-        flags[NAME] |= UP;
+        flags[NAME] = if on { flags[NAME] | UP } else { flags[NAME] & !UP };
         socket.ask(SET_FLAGS, &mut flags)
     }
 
@@ -127,6 +147,12 @@ impl Interface {
         let mtu = u32::try_from(mtu).map_err(|_| EINVAL)?;
         argument[NAME..NAME + 4].copy_from_slice(&mtu.to_le_bytes());
         self.socket()?.ask(SET_MTU, &mut argument)
+    }
+
+    /// Its addresses.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        let Ok((_, entries)) = entries() else { return Vec::new() };
+        entries.chunks_exact(REQUEST).filter_map(|entry| address_of(&self.name, entry)).collect()
     }
 
     /// Gives it an address.
@@ -232,6 +258,9 @@ mod tests {
         assert!(from_entry(&entry).is_none());
         entry[NAME + 1] = INET;
         assert!(from_entry(&entry).is_none());
+        entry[NAME..NAME + 28].copy_from_slice(&addresses::inet6("fe80:3::5".parse().unwrap(), 0));
+        assert_eq!(address_of("vioif0", &entry), Some("fe80::5".parse().unwrap()));
+        assert_eq!((address_of("vioif", &entry), address_of("vioif0", &entry[..NAME + 20])), (None, None));
         assert_eq!(request("a_name_that_is_too_long")[13..17], *b"s_\0\0");
     }
 

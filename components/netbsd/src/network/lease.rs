@@ -1,14 +1,14 @@
 //! DHCPv4 on an interface: the thread that runs the client. Frames go through bpf(4), which needs no address; it is open
 //! only while an answer is waited for, because it looks at every packet.
 
-use alloc::{boxed::Box, collections::VecDeque, format, vec, vec::Vec};
+use alloc::{boxed::Box, collections::VecDeque, format, sync::Arc, vec, vec::Vec};
 use core::{
     ffi::{c_int, c_ulong},
     net::{IpAddr, Ipv4Addr},
 };
 
 use netconfig::{CLIENT_PORT, Client, Lease, SECOND, SERVER_PORT, Setup, Step};
-use rumpuser::{CpuSet, rumpuser_clock_monotonic, rumpuser_park};
+use rumpuser::{CpuSet, rumpuser_clock_monotonic, rumpuser_park, sync::SpinLock};
 
 use super::{
     addresses::{self, INET},
@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     errno::Errno,
+    event::Event,
     kernel::{self, Descriptor},
     thread,
 };
@@ -64,16 +65,39 @@ const FILTER: [(u16, u8, u8, u32); 10] = [
 /// What the last of [`FILTER`] jumps over: all of the packet.
 const ACCEPT: (u16, u8, u8, u32) = (0x06, 0, 0, u32::MAX);
 
-/// Starts the thread for an interface.
+/// The interfaces that have threads, and what tells these that the interface may be elsewhere.
+static LEASES: SpinLock<Vec<(u32, Arc<Event>)>> = SpinLock::new(Vec::new());
+
+/// Has an interface's lease confirmed, or another one asked for; whether it has any to do with leases.
+pub fn confirm(index: u32) -> bool {
+    let found = LEASES.lock().iter().find(|(number, _)| *number == index).map(|(_, event)| event.clone());
+    found.map(|event| event.raise()).is_some()
+}
+
+/// Starts the thread for an interface, unless it has one.
 pub fn start(interface: Interface, setup: Setup, host_name: &str) {
+    if confirm(interface.index) {
+        return ready();
+    }
+    let index = interface.index;
+    let moved = Arc::new(Event::new());
     let client = Client::new(interface.hardware, host_name, rumpuser_clock_monotonic());
     let name = format!("dhcp {}", interface.name);
     let shown = interface.name.clone();
-    let leasing = Leasing { interface, setup, client, lease: None, waited_for: true };
+    let leasing = Leasing {
+        interface,
+        setup,
+        client,
+        lease: None,
+        waited_for: true,
+        moved: moved.clone(),
+        complained: None,
+    };
     if thread::spawn(name, CpuSet::MAX, Box::new(move || leasing.run())).is_err() {
         say(&shown, "too little memory for DHCP");
-        ready();
+        return ready();
     }
+    LEASES.lock().push((index, moved));
 }
 
 struct Leasing {
@@ -83,19 +107,25 @@ struct Leasing {
     lease: Option<Lease>,
     /// The image's start waits for it.
     waited_for: bool,
+    /// The interface may be elsewhere.
+    moved: Arc<Event>,
+    /// What was said last.
+    complained: Option<Errno>,
 }
 
 impl Leasing {
     fn run(mut self) {
         kernel::become_process();
+        self.moved.enter();
         loop {
-            let now = rumpuser_clock_monotonic();
-            if self.client.is_bound() && self.client.due > now {
-                rumpuser_park(self.client.due);
-                continue;
+            if self.client.is_bound() && self.moved.wait(self.client.due) {
+                self.client.link_changed(rumpuser_clock_monotonic());
             }
             if let Err(error) = self.ask() {
-                say(&self.interface.name, &format!("DHCP fails: {}", kernel::explain(error)));
+                // Once, if it is the same again and again.
+                if self.complained.replace(error) != Some(error) {
+                    say(&self.interface.name, &format!("DHCP fails: {}", kernel::explain(error)));
+                }
                 self.settle();
                 let until = rumpuser_clock_monotonic() + PAUSE;
                 while rumpuser_clock_monotonic() < until {
@@ -120,6 +150,9 @@ impl Leasing {
         let until = rumpuser_clock_monotonic() + LISTENING;
         loop {
             let now = rumpuser_clock_monotonic();
+            if self.moved.take() {
+                self.client.link_changed(now);
+            }
             let steps = self.client.run(now);
             self.follow(steps, &packets, own.as_ref())?;
             let wake = self.client.due.min(now + LISTENING);
@@ -164,6 +197,7 @@ impl Leasing {
             (old.address, old.prefix, &old.routers, &old.routes)
                 != (lease.address, lease.prefix, &lease.routers, &lease.routes)
         });
+        self.complained = None;
         resolver::leased(self.interface.index, &lease);
         if is_new {
             self.lose_address();

@@ -2,13 +2,14 @@
 //! the kernel's interfaces in its order; its own names (`vioif0`) are understood as well.
 
 pub(crate) mod addresses;
+mod announcement;
 mod frame;
 mod interfaces;
 mod lease;
 mod resolver;
 mod routers;
 
-use alloc::{format, vec::Vec};
+use alloc::{format, string::String, vec::Vec};
 use core::{
     net::IpAddr,
     sync::atomic::{AtomicUsize, Ordering},
@@ -16,7 +17,7 @@ use core::{
 
 use image::config::Configuration;
 use netconfig::Setup;
-use rumpuser::rumpuser_clock_monotonic;
+use rumpuser::{rumpuser_clock_monotonic, sync::Mutex};
 
 use self::interfaces::Interface;
 pub(crate) use self::interfaces::{DATAGRAM, request};
@@ -31,13 +32,15 @@ const PARAMETERS: [(&str, &str); 2] = [("net.inet.ip.dad_count", "0"), ("net.ine
 /// Interfaces that wait for their first lease, and who waits for them.
 static PENDING: AtomicUsize = AtomicUsize::new(0);
 static PROGRESS: WaitList = WaitList::new();
+/// What is configured, for interfaces that come later, and the host's name.
+static SETTINGS: Mutex<(Vec<Setup>, String)> = Mutex::new((Vec::new(), String::new()));
 
 /// Configures the interfaces, and waits for a while until they have their addresses. Whoever doesn't read the kernel's
 /// `/etc/resolv.conf` has `changed` take its text.
 pub fn configure(configuration: &Configuration, changed: Option<Changed>) {
-    virtual_interface::create();
+    let follows = virtual_interface::create();
     let found = interfaces::list();
-    if found.is_empty() {
+    if found.is_empty() && !follows {
         return;
     }
     for (name, value) in PARAMETERS {
@@ -54,14 +57,52 @@ pub fn configure(configuration: &Configuration, changed: Option<Changed>) {
             })
         })
         .collect();
-    for (interface, setup) in assign(found, &setups) {
+    *SETTINGS.lock() = (setups.clone(), configuration.hostname.clone());
+    for (interface, setup) in assign(found.clone(), &setups) {
         begin(interface, setup, &configuration.hostname);
     }
-    routers::start();
+    routers::start(found);
+    if follows {
+        virtual_interface::watch();
+    }
     let deadline = rumpuser_clock_monotonic() + PATIENCE;
     while PENDING.load(Ordering::Acquire) > 0
         && PROGRESS.wait(deadline, || PENDING.load(Ordering::Acquire) > 0)
     {}
+}
+
+fn find(name: &str) -> Option<Interface> {
+    interfaces::list().into_iter().find(|interface| interface.name == name)
+}
+
+/// An interface has come, or is back: configures it as those there were at the start.
+pub(crate) fn came(name: &str) {
+    let (setups, host_name) = SETTINGS.lock().clone();
+    let assigned = assign(interfaces::list(), &setups);
+    let Some((interface, setup)) = assigned.into_iter().find(|(interface, _)| interface.name == name) else {
+        return;
+    };
+    begin(interface.clone(), setup, &host_name);
+    routers::start([interface].into());
+}
+
+/// An interface has lost its device, and is off until it is back.
+pub(crate) fn went(name: &str) {
+    let Some(interface) = find(name) else { return };
+    match interface.turn(false) {
+        Ok(()) => say(name, "its device is gone"),
+        Err(error) => complain(name, "the interface off", error),
+    }
+    resolver::lost(interface.index);
+}
+
+/// An interface is at another place of the network: has its neighbours told, by `send`, and asks whether its lease holds.
+pub(crate) fn moved(name: &str, send: impl Fn(&[u8])) {
+    let Some(interface) = find(name) else { return };
+    for address in interface.addresses() {
+        send(&announcement::frame(interface.hardware, address));
+    }
+    lease::confirm(interface.index);
 }
 
 /// One of the interfaces that are waited for is ready, or was given up.
@@ -103,7 +144,7 @@ fn begin(interface: Interface, setup: Setup, host_name: &str) {
     {
         complain(&name, &format!("the MTU {mtu}"), error);
     }
-    if let Err(error) = interface.turn_on() {
+    if let Err(error) = interface.turn(true) {
         return complain(&name, "the interface on", error);
     }
     for &(address, prefix) in &setup.addresses {

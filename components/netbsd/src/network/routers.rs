@@ -9,7 +9,7 @@ use rumpuser::{CpuSet, rumpuser_clock_monotonic, rumpuser_park};
 
 use super::{
     addresses::{self, INET6},
-    interfaces::{self, Interface, RAW},
+    interfaces::{Interface, RAW},
 };
 use crate::{errno::Errno, kernel, kernel::Descriptor, thread};
 
@@ -33,18 +33,18 @@ const SOON: u64 = SECOND / 10;
 /// How long that is waited for.
 const PATIENCE: u64 = 10 * SECOND;
 
-/// Starts to ask routers on all interfaces, if the kernel has IPv6.
-pub fn start() {
-    let main = || {
+/// Starts to ask routers on these interfaces, if the kernel has IPv6.
+pub fn start(interfaces: Vec<Interface>) {
+    let main = move || {
         kernel::become_process();
-        solicit();
+        solicit(&interfaces);
+        kernel::leave_process();
     };
     // Without the thread routers' own, regular advertisements do it.
     let _ = thread::spawn(String::from("routers"), CpuSet::MAX, Box::new(main));
 }
 
-fn solicit() {
-    let interfaces = interfaces::list();
+fn solicit(interfaces: &[Interface]) {
     let mut sent: Vec<u32> = interfaces.iter().map(|_| 0).collect();
     let began = rumpuser_clock_monotonic();
     let Ok(socket) = Descriptor::socket(INET6, RAW, ICMP6) else { return };

@@ -1,6 +1,9 @@
 //! Network devices that the tree has no driver for, as the rump kernel's interfaces `virt0` and on: the hypercalls of the
 //! tree's component virtif.
 
+mod changes;
+mod packet;
+
 use alloc::{boxed::Box, format, string::String, sync::Arc, vec::Vec};
 use core::{
     ffi::{CStr, c_char, c_int, c_ulong, c_void},
@@ -9,17 +12,19 @@ use core::{
 };
 
 use rumpnet::{
-    device::{NetworkDevice, TransmitError, Upcalls},
+    device::{HardwareAddress, NetworkDevice, TransmitError, Upcalls},
     packet::{Fragment, Packet, Received},
 };
 use rumpuser::{
-    NEVER, Thread, rumpuser_clock_monotonic, rumpuser_cpu, rumpuser_cpu_count, rumpuser_park,
-    rumpuser_thread_current,
-    sync::{InterruptLock, SpinLock},
+    NEVER, rumpuser_clock_monotonic, rumpuser_cpu, rumpuser_cpu_count, rumpuser_thread_current,
+    sync::SpinLock,
 };
 
+pub(crate) use self::changes::watch;
+use self::packet::packet_of;
 use crate::{
     errno::{EBUSY, ENOMEM, ENXIO, Errno},
+    event::Event,
     host, kernel,
     network::request,
     thread, upcall,
@@ -30,11 +35,11 @@ use crate::{
 const CREATE: c_ulong = 0x8090_697a;
 /// Packets that are taken from a device at a time.
 const BUDGET: usize = 64;
-/// Bytes of a packet that are kept apart from the rest, as other senders do it with headers.
-const HEADERS: usize = 128;
 /// How long a sender waits for room on a device's ring, in nanoseconds, and how long at a time.
 const PATIENCE: u64 = 1_000_000_000;
 const LOOK: u64 = 10_000_000;
+/// The most interfaces.
+const MOST: usize = 64;
 
 weak! {
     /// Gives an interface a frame that was received.
@@ -52,90 +57,142 @@ pub struct IoVector {
 /// A queue of a device.
 #[derive(Default)]
 struct Queue {
-    receiver: Waiter,
+    receiver: Event,
     /// Who waits for room on the transmit ring; the kernel sends with one thread at a time.
-    sender: Waiter,
+    sender: Event,
 }
 
-/// A thread that waits for a device.
-struct Waiter {
-    thread: InterruptLock<Option<Thread>>,
-    raised: AtomicBool,
-}
-
-impl Default for Waiter {
-    fn default() -> Self {
-        Waiter { thread: InterruptLock::new(None), raised: AtomicBool::new(false) }
-    }
-}
-
-impl Waiter {
-    fn wake(&self) {
-        self.raised.store(true, Ordering::SeqCst);
-        let thread = self.thread.lock().clone();
-        if let Some(thread) = thread {
-            thread.unpark();
-        }
-    }
-
-    /// Has the calling thread woken from now on.
-    fn enter(&self) {
-        *self.thread.lock() = Some(rumpuser_thread_current());
-    }
-
-    fn leave(&self) {
-        let thread = self.thread.lock().take();
-        drop(thread);
-    }
-
-    /// Waits for the next wake since the last wait, until the monotonic deadline at most.
-    fn wait(&self, deadline: u64) {
-        while !self.raised.swap(false, Ordering::SeqCst) && rumpuser_clock_monotonic() < deadline {
-            rumpuser_park(deadline);
-        }
-    }
-}
-
-/// A device, and the rump kernel's interface for it.
+/// A device, and the rump kernel's interface for it, which stays when the device goes.
 pub struct Port {
-    device: Arc<dyn NetworkDevice>,
+    hardware: HardwareAddress,
+    /// Another one, once the first is gone.
+    device: SpinLock<Arc<dyn NetworkDevice>>,
     queues: Box<[Queue]>,
     /// The kernel's own; null without one.
     interface: AtomicPtr<c_void>,
+    /// The device is gone.
+    gone: AtomicBool,
+    /// The interface is on, and configured. Written by one thread.
+    configured: AtomicBool,
+    /// Something of this has changed, and the device may be another one.
+    changed: AtomicBool,
+    moved: AtomicBool,
 }
 
-/// The devices, whose places are the interfaces' numbers; and whether the interfaces have been made.
+/// The devices, whose places are the interfaces' numbers; and whether those that come need interfaces of their own.
 static PORTS: SpinLock<(Vec<Arc<Port>>, bool)> = SpinLock::new((Vec::new(), false));
 
-/// Takes a device; it becomes an interface at [`create`]. False if that has been.
-pub fn attach(device: Arc<dyn NetworkDevice>) -> bool {
-    let queues = (0..device.properties().queues.max(1)).map(|_| Queue::default()).collect();
-    let port = Arc::new(Port { device, queues, interface: AtomicPtr::new(null_mut()) });
-    let mut ports = PORTS.lock();
-    if !ports.1 {
-        ports.0.push(port);
-    }
-    !ports.1
+/// Devices may come while the image runs.
+static MAY_COME: AtomicBool = AtomicBool::new(false);
+
+/// Says that devices may come while the image runs. Before it starts.
+pub fn expect_devices() {
+    MAY_COME.store(true, Ordering::SeqCst);
 }
 
-/// Makes the interfaces.
-pub(crate) fn create() {
-    let count = {
+/// Takes a device; it becomes an interface at [`create`], or at once if that has been. One with the address of a device
+/// that is gone has its interface. False if there are too many.
+pub fn attach(device: Arc<dyn NetworkDevice>) -> bool {
+    let properties = device.properties();
+    let count = properties.queues.max(1);
+    let mut ports = PORTS.lock();
+    let takes = |port: &&Arc<Port>| {
+        port.is_gone() && port.hardware == properties.address && port.queues.len() >= count
+    };
+    if let Some(port) = ports.0.iter().find(takes).cloned() {
+        drop(ports);
+        port.replace(device);
+        return true;
+    }
+    if ports.0.len() >= MOST {
+        return false;
+    }
+    ports.0.push(Arc::new(Port {
+        hardware: properties.address,
+        device: SpinLock::new(device),
+        queues: (0..count).map(|_| Queue::default()).collect(),
+        interface: AtomicPtr::new(null_mut()),
+        gone: AtomicBool::new(false),
+        configured: AtomicBool::new(false),
+        changed: AtomicBool::new(true),
+        moved: AtomicBool::new(false),
+    }));
+    let later = ports.1;
+    drop(ports);
+    if later {
+        changes::happened();
+    }
+    true
+}
+
+/// Makes the interfaces of the devices there are, which the caller configures; whether any may come or go, which
+/// [`watch`] follows.
+pub(crate) fn create() -> bool {
+    let ports = {
         let mut ports = PORTS.lock();
         ports.1 = true;
-        ports.0.len()
+        ports.0.clone()
     };
-    for number in 0..count {
-        let name = format!("virt{number}");
-        let socket = kernel::Descriptor::socket(crate::network::addresses::INET, crate::network::DATAGRAM, 0);
-        if let Err(error) = socket.and_then(|socket| socket.ask(CREATE, &mut request(&name))) {
-            let why = kernel::explain(error);
-            host::console(format!("{name}: cannot be made: {why}\n").as_bytes());
+    for (number, port) in ports.iter().enumerate() {
+        if make(number) {
+            port.configured.store(true, Ordering::SeqCst);
         }
     }
+    MAY_COME.load(Ordering::SeqCst)
+}
+
+fn name(number: usize) -> String {
+    format!("virt{number}")
+}
+
+/// Makes an interface; whether there is one now.
+fn make(number: usize) -> bool {
+    let name = name(number);
+    let socket = kernel::Descriptor::socket(crate::network::addresses::INET, crate::network::DATAGRAM, 0);
+    let made = socket.and_then(|socket| socket.ask(CREATE, &mut request(&name)));
+    if let Err(error) = made {
+        let why = kernel::explain(error);
+        host::console(format!("{name}: cannot be made: {why}\n").as_bytes());
+    }
+    made.is_ok()
 }
 
 impl Port {
+    fn device(&self) -> Arc<dyn NetworkDevice> {
+        self.device.lock().clone()
+    }
+
+    fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::SeqCst)
+    }
+
+    /// Has another device in place of the one that is gone.
+    fn replace(self: &Arc<Self>, device: Arc<dyn NetworkDevice>) {
+        let before = {
+            let mut place = self.device.lock();
+            self.gone.store(false, Ordering::SeqCst);
+            core::mem::replace(&mut *place, device)
+        };
+        drop(before);
+        if !self.interface.load(Ordering::SeqCst).is_null() {
+            self.begin();
+        }
+        self.moved.store(true, Ordering::SeqCst);
+        self.has_changed();
+    }
+
+    /// Has the device work for the interface.
+    fn begin(self: &Arc<Self>) {
+        self.device().start(Box::new(PortUpcalls(self.clone())));
+        // What came before there was anybody to tell.
+        self.queues.iter().for_each(|queue| queue.receiver.raise());
+    }
+
+    fn has_changed(&self) {
+        self.changed.store(true, Ordering::SeqCst);
+        changes::happened();
+    }
+
     /// Receives, for ever.
     fn receive(&self, index: usize) {
         let queue = &self.queues[index];
@@ -145,11 +202,13 @@ impl Port {
         let mut packets = Vec::with_capacity(BUDGET);
         let mut vector = Vec::new();
         loop {
+            let device = self.device();
             // There is room for all of them: the device holds a lock.
-            self.device.receive(index, BUDGET, &mut |packet| packets.push(packet));
+            device.receive(index, BUDGET, &mut |packet| packets.push(packet));
             if !packets.is_empty() {
                 upcall::with_cpu(|| packets.drain(..).for_each(|packet| self.deliver(&packet, &mut vector)));
-            } else if !self.device.arm(index) {
+            } else if !device.arm(index) {
+                drop(device);
                 queue.receiver.wait(NEVER);
             }
         }
@@ -166,20 +225,21 @@ impl Port {
         unsafe { deliver(interface, vector.as_ptr(), vector.len()) };
     }
 
-    /// Sends, after a while if the ring is full. A packet that can't be sent is lost.
+    /// Sends, after a while if the ring is full; with a virtual CPU. A packet that can't be sent is lost.
     fn send(&self, mut packet: Packet) {
         let index = rumpuser_cpu() % self.queues.len();
-        if self.device.transmit(index, &mut packet) == Err(TransmitError::Full) {
-            upcall::without_cpu(null_mut(), || self.send_later(index, &mut packet));
+        let device = self.device();
+        if device.transmit(index, &mut packet) == Err(TransmitError::Full) {
+            upcall::without_cpu(null_mut(), || self.send_later(&*device, index, &mut packet));
         }
-        self.device.flush(index);
+        device.flush(index);
     }
 
-    fn send_later(&self, index: usize, packet: &mut Packet) {
+    fn send_later(&self, device: &dyn NetworkDevice, index: usize, packet: &mut Packet) {
         let sender = &self.queues[index].sender;
         let deadline = rumpuser_clock_monotonic() + PATIENCE;
         sender.enter();
-        while self.device.transmit(index, packet) == Err(TransmitError::Full) {
+        while device.transmit(index, packet) == Err(TransmitError::Full) {
             let now = rumpuser_clock_monotonic();
             if now >= deadline {
                 break;
@@ -194,55 +254,22 @@ struct PortUpcalls(Arc<Port>);
 
 impl Upcalls for PortUpcalls {
     fn interrupt(&self, queue: usize) {
-        self.0.queues[queue].receiver.wake();
+        self.0.queues[queue].receiver.raise();
     }
 
     fn room(&self, queue: usize) {
-        self.0.queues[queue].sender.wake();
+        self.0.queues[queue].sender.raise();
     }
 
     fn link_changed(&self) {
-        // Virtif knows of no carrier.
+        // Virtif knows of no carrier; the device may have moved.
+        self.0.has_changed();
     }
 
     fn gone(&self) {
         // What is sent is refused, and nothing comes.
-    }
-}
-
-/// A copy of a frame's pieces; `None` without memory.
-fn packet_of(pieces: &[&[u8]]) -> Option<Packet> {
-    let mut packet = Packet::default();
-    let mut pieces = pieces.iter().copied();
-    let mut rest: &[u8] = &[];
-    let total: usize = pieces.clone().map(<[u8]>::len).sum();
-    let headers = packet.header.prepend(total.min(HEADERS));
-    let mut filled = 0;
-    while filled < headers.len() {
-        if rest.is_empty() {
-            rest = pieces.next()?;
-        }
-        let count = rest.len().min(headers.len() - filled);
-        headers[filled..filled + count].copy_from_slice(&rest[..count]);
-        (filled, rest) = (filled + count, &rest[count..]);
-    }
-    let mut page: Option<Fragment> = None;
-    loop {
-        while rest.is_empty() {
-            let Some(next) = pieces.next() else {
-                page.into_iter().for_each(|page| packet.payload.push(page));
-                return Some(packet);
-            };
-            rest = next;
-        }
-        if let Some(full) = page.take_if(|page| page.room() == 0) {
-            packet.payload.push(full);
-        }
-        let page = match &mut page {
-            Some(page) => page,
-            None => page.insert(Fragment::new(0).ok()?),
-        };
-        rest = &rest[page.append(rest)..];
+        self.0.gone.store(true, Ordering::SeqCst);
+        self.0.has_changed();
     }
 }
 
@@ -275,10 +302,8 @@ pub unsafe extern "C" fn rumpcomp_virt_create(
             return ENOMEM;
         }
     }
-    port.device.start(Box::new(PortUpcalls(port.clone())));
-    // What came before there was anybody to tell.
-    port.queues.iter().for_each(|queue| queue.receiver.wake());
-    let hardware = port.device.properties().address;
+    port.begin();
+    let hardware = port.hardware;
     // SAFETY: the caller's promise.
     unsafe {
         address.copy_from_nonoverlapping(hardware.as_ptr(), hardware.len());
@@ -288,7 +313,7 @@ pub unsafe extern "C" fn rumpcomp_virt_create(
     0
 }
 
-/// An interface is to go; those of the machine stay.
+/// An interface is to go; those of the machine stay, also without their devices.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub extern "C" fn rumpcomp_virt_dying(_port: *mut c_void) -> c_int {
     EBUSY
@@ -311,27 +336,5 @@ pub unsafe extern "C" fn rumpcomp_virt_send(port: *const Port, pieces: *const Io
     let pieces: smallvec::SmallVec<[&[u8]; 32]> = pieces.iter().map(bytes).collect();
     if let Some(packet) = packet_of(&pieces) {
         port.send(packet);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn frames_are_copied_into_headers_and_pages() {
-        let bytes: Vec<u8> = (0..10_000_u32).map(|number| (number % 251) as u8).collect();
-        for length in [0, 14, 60, 127, 128, 129, 1514, 4224, 4225, 9014] {
-            for size in [1, 100, 128, 700, 10_000] {
-                let pieces: Vec<&[u8]> = bytes[..length].chunks(size).collect();
-                let packet = packet_of(&pieces).expect("memory");
-                let mut copy = packet.header.bytes().to_vec();
-                for fragment in packet.payload.fragments() {
-                    copy.extend_from_slice(fragment.bytes());
-                }
-                assert_eq!(copy, bytes[..length], "{length} bytes in pieces of {size}");
-                assert_eq!(packet.payload.fragments().len(), length.saturating_sub(128).div_ceil(4096));
-            }
-        }
     }
 }

@@ -1,0 +1,64 @@
+//! A thread that waits for what others tell it, interrupt handlers too.
+
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use rumpuser::{
+    Thread, rumpuser_clock_monotonic, rumpuser_park, rumpuser_thread_current, sync::InterruptLock,
+};
+
+/// What one thread waits for.
+pub struct Event {
+    thread: InterruptLock<Option<Thread>>,
+    raised: AtomicBool,
+}
+
+impl Event {
+    /// Nobody waits, nothing was told.
+    pub const fn new() -> Self {
+        Event { thread: InterruptLock::new(None), raised: AtomicBool::new(false) }
+    }
+
+    /// Tells the thread.
+    pub fn raise(&self) {
+        self.raised.store(true, Ordering::SeqCst);
+        let thread = self.thread.lock().clone();
+        if let Some(thread) = thread {
+            thread.unpark();
+        }
+    }
+
+    /// Has the calling thread woken from now on.
+    pub fn enter(&self) {
+        *self.thread.lock() = Some(rumpuser_thread_current());
+    }
+
+    /// Has no thread woken any more.
+    pub fn leave(&self) {
+        let thread = self.thread.lock().take();
+        drop(thread);
+    }
+
+    /// Whether it was raised since this was last asked or waited for.
+    pub fn take(&self) -> bool {
+        self.raised.swap(false, Ordering::SeqCst)
+    }
+
+    /// Waits until it is raised, until the monotonic deadline at most; returns whether it was.
+    pub fn wait(&self, deadline: u64) -> bool {
+        loop {
+            if self.take() {
+                return true;
+            }
+            if rumpuser_clock_monotonic() >= deadline {
+                return false;
+            }
+            rumpuser_park(deadline);
+        }
+    }
+}
+
+impl Default for Event {
+    fn default() -> Self {
+        Self::new()
+    }
+}
