@@ -5,7 +5,7 @@ use std::{fs::File, io::Read as _, net::IpAddr, ops::RangeInclusive};
 
 use super::{Deployment, Error, Plan};
 use crate::launch::{
-    ImageKind, MacAddress, Nic,
+    ImageKind, MacAddress, Nic, command,
     network::{Backend, Model},
 };
 
@@ -57,15 +57,17 @@ pub fn configuration(plan: &Plan, end: AtEnd) -> Result<String, Error> {
         }
         ImageKind::Disk | ImageKind::Iso => {
             plan.needs_no_words()?;
-            let device = match plan.kind {
-                ImageKind::Iso => "vdev=hdc, access=ro, devtype=cdrom",
-                _ => "vdev=hda, access=rw",
-            };
-            disks.push(string(&format!("format=raw, {device}, target={}", plan.image)));
-            lines.push(format!("boot = \"{}\"", if plan.kind == ImageKind::Iso { "d" } else { "c" }));
-            // SeaBIOS reads an IDE disk word by word, each by way of the emulator.
+            // SeaBIOS reads IDE disks and CDs word by word, each by way of the emulator; those of AHCI by DMA.
             if plan.kind == ImageKind::Disk {
-                lines.push("hdtype = \"ahci\"".into());
+                disks.push(string(&format!("format=raw, vdev=hda, access=rw, target={}", plan.image)));
+                lines.extend(["boot = \"c\"", "hdtype = \"ahci\""].map(String::from));
+            } else {
+                let image = command::escaped(plan.image.as_ref());
+                let drive = format!("if=none,id=image,format=raw,media=cdrom,readonly=on,file={image}");
+                let words =
+                    ["-device", "ahci,id=cd", "-drive", &drive, "-device", "ide-cd,drive=image,bus=cd.0"];
+                lines.push("boot = \"d\"".into());
+                lines.push(format!("device_model_args_hvm = [ {} ]", words.map(string).join(", ")));
             }
             lines.extend(["vga = \"none\"", "vnc = 0"].map(String::from));
             HVM_DISKS

@@ -10,10 +10,10 @@ use std::{
     process::Command,
 };
 
-use super::{Archive, DOM0_MEMORY, prepare, prepare::libraries};
+use super::{Archive, DOM0_MEMORY, EMULATOR_MEMORY, emulator, prepare, prepare::libraries};
 use crate::{
     launch::{
-        Accelerator, Choice, Error, MacAddress, Machine, Nic, Options, Plan, QEMU, Stop, command,
+        Accelerator, Choice, Error, ImageKind, MacAddress, Machine, Nic, Options, Plan, QEMU, Stop, command,
         command::escaped,
         host_error,
         network::{self, Backend},
@@ -48,17 +48,22 @@ pub fn nics(nics: &[Nic]) -> Vec<Nic> {
 /// QEMU's words for a boot that runs the domain `name` of this configuration.
 pub fn plan(
     options: &Options,
+    kind: ImageKind,
     macs: &[MacAddress],
     name: &str,
     configuration: &str,
     report: &dyn Report,
 ) -> Result<Plan, Error> {
     report.step("waiting for Xen and its dom0, made of Debian's packages");
-    let prepared = prepare().map_err(|why| {
+    let missing = |why| {
         Error::Xen(format!(
             "no Xen to try images on: {why}. This host is no dom0, and QEMU needs Debian 12's packages"
         ))
-    })?;
+    };
+    let prepared = prepare().map_err(missing)?;
+    // What starts raw and ISO images.
+    let hvm = (kind != ImageKind::Elf).then(|| emulator(&prepared)).transpose().map_err(missing)?;
+    let dom0_memory = DOM0_MEMORY + if hvm.is_some() { EMULATOR_MEMORY } else { 0 };
     let links = network::prepare(&options.networks, options.capture.as_deref())?;
     let folder = tempfile::Builder::new()
         .prefix("rumprun-bake-")
@@ -67,6 +72,9 @@ pub fn plan(
     let at = |name: &str| folder.path().join(name);
     let initramfs = at("initramfs");
     fs::copy(&prepared.root, &initramfs).map_err(host_error("cannot write dom0's files"))?;
+    if let Some(archive) = &hvm {
+        append(&initramfs, archive).map_err(host_error("cannot write dom0's files"))?;
+    }
     add_files(&initramfs, name, configuration, &at("rumprun-bake"))?;
     let listener = UnixListener::bind(at(WORD)).and_then(|listener| {
         listener.set_nonblocking(true)?;
@@ -75,9 +83,9 @@ pub fn plan(
     let listener = listener.map_err(host_error("cannot make a socket"))?;
 
     let cpus = options.cpus.max(2);
-    let memory = u64::from(DOM0_MEMORY) + XEN_MEMORY + options.memory.div_ceil(1 << 20);
+    let memory = u64::from(dom0_memory) + XEN_MEMORY + options.memory.div_ceil(1 << 20);
     let mut words = vec![QEMU.to_owned(), "-no-user-config".into()];
-    words.extend(prepared.words(&initramfs, cpus, u32::try_from(memory).unwrap_or(u32::MAX), DOM0_MEMORY));
+    words.extend(prepared.words(&initramfs, cpus, u32::try_from(memory).unwrap_or(u32::MAX), dom0_memory));
     let mut add = |list: &[&str]| words.extend(list.iter().map(|word| (*word).to_string()));
     add(&["-monitor", "none", "-serial", &format!("file:{}", at("serial").display())]);
     add(&["-device", "virtio-serial-pci"]);
@@ -94,7 +102,9 @@ pub fn plan(
         let port = port + 1;
         add(&["-chardev", backend, "-device", &format!("virtserialport,chardev=port{port},nr={port}")]);
     }
-    let image = format!("if=none,id=image,format=raw,readonly=on,file={}", escaped(&options.image));
+    // A run changes no image: what is written to a disk that a domain starts from goes with it.
+    let keeps = if kind == ImageKind::Disk { "snapshot=on" } else { "readonly=on" };
+    let image = format!("if=none,id=image,format=raw,{keeps},file={}", escaped(&options.image));
     add(&["-drive", &image, "-device", "virtio-blk-pci,drive=image"]);
     for (index, disk) in options.disks.iter().enumerate() {
         add(&["-drive", &format!("if=none,id=disk{index},format=raw,file={}", escaped(disk))]);
@@ -116,6 +126,18 @@ pub fn plan(
     Ok(Plan { words, accelerator, debugger: None, shows_trace: true, stop: Stop::Word(listener), folder })
 }
 
+/// Opens dom0's files where the next archive begins.
+fn end_of(initramfs: &Path) -> io::Result<File> {
+    let file = File::options().append(true).open(initramfs)?;
+    let padding = file.metadata()?.len().next_multiple_of(512);
+    file.set_len(padding)?;
+    Ok(file)
+}
+
+fn append(initramfs: &Path, archive: &Path) -> io::Result<()> {
+    io::copy(&mut File::open(archive)?, &mut end_of(initramfs)?).map(drop)
+}
+
 /// Adds this program and what it is to do to dom0's files.
 fn add_files(initramfs: &Path, name: &str, configuration: &str, stripped: &Path) -> Result<(), Error> {
     let own = env::current_exe().map_err(host_error("cannot find this program"))?;
@@ -123,10 +145,7 @@ fn add_files(initramfs: &Path, name: &str, configuration: &str, stripped: &Path)
     let program = if strip.is_ok_and(|status| status.success()) { stripped } else { &own };
     let libraries = libraries(Path::new("/"), std::slice::from_ref(&own)).map_err(Error::Xen)?;
     let write = || -> io::Result<()> {
-        let file = File::options().append(true).open(initramfs)?;
-        let padding = file.metadata()?.len().next_multiple_of(512);
-        file.set_len(padding)?;
-        let mut archive = Archive::new(BufWriter::new(file));
+        let mut archive = Archive::new(BufWriter::new(end_of(initramfs)?));
         archive.program("guest/rumprun-bake", &fs::read(program)?)?;
         for library in &libraries {
             let name = library.file_name().unwrap_or_default().to_string_lossy();
