@@ -6,11 +6,12 @@ use std::{
     ffi::{OsStr, OsString},
     path::{Path, PathBuf},
     process::Command,
-    sync::{Mutex, OnceLock},
+    sync::OnceLock,
 };
 
 pub mod clients;
 pub mod guest;
+pub mod made;
 pub mod netbsd;
 pub mod network;
 pub mod programs;
@@ -19,6 +20,8 @@ pub mod recipe;
 pub mod xen;
 
 pub use guest::{Ending, Guest, Outcome};
+
+use made::Made;
 
 /// The top folder of the checkout.
 pub fn checkout() -> &'static Path {
@@ -81,29 +84,28 @@ macro_rules! needs {
     };
 }
 
-/// Bakes an image from the arguments that follow `bake hw_direct OUT`, once per test process and set of arguments.
-/// Panics with the tool's message if that fails.
+/// Bakes an image from the arguments that follow `bake hw_direct OUT`, once per test process for a name, which stands for
+/// these arguments. Panics with the tool's message if that fails.
 pub fn bake<A: AsRef<OsStr>>(name: &str, arguments: impl IntoIterator<Item = A>) -> PathBuf {
-    static BAKED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
-    let image = scratch().join(format!("{name}-{}.elf", std::process::id()));
-    let mut baked = BAKED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    if baked.contains(&image) {
-        return image;
-    }
+    static BAKED: Made<String, (Vec<OsString>, PathBuf)> = Made::new();
     let arguments: Vec<OsString> =
         arguments.into_iter().map(|argument| argument.as_ref().to_owned()).collect();
-    let output = Command::new(rumprun_bake())
-        .args(["-q", "bake", "hw_direct"])
-        .arg(&image)
-        .args(&arguments)
-        .output()
-        .expect("rumprun-bake starts");
-    assert!(
-        output.status.success(),
-        "bake {name} {arguments:?}: {}\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-    baked.push(image.clone());
+    let (baked, image) = BAKED.get(name.to_owned(), || {
+        let image = scratch().join(format!("{name}-{}.elf", std::process::id()));
+        let output = Command::new(rumprun_bake())
+            .args(["-q", "bake", "hw_direct"])
+            .arg(&image)
+            .args(&arguments)
+            .output()
+            .expect("rumprun-bake starts");
+        assert!(
+            output.status.success(),
+            "bake {name} {arguments:?}: {}\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        (arguments.clone(), image)
+    });
+    assert_eq!(baked, arguments, "two images are named {name}");
     image
 }

@@ -9,7 +9,7 @@ use std::{
 
 use toolchain::netbsd::{set, wrapper};
 
-use crate::{checkout, rumprun_bake, scratch, skip};
+use crate::{checkout, made::Made, rumprun_bake, scratch, skip};
 
 /// A source of `tests/programs/netbsd`.
 pub fn source(name: &str) -> PathBuf {
@@ -37,20 +37,14 @@ pub fn compile(tools: &Path, name: &str) -> PathBuf {
 
 /// Compiles a program that uses more libraries (`-lpcap`).
 fn compile_with(tools: &Path, name: &str, libraries: &[&str]) -> PathBuf {
+    static COMPILED: Made<PathBuf, ()> = Made::new();
     let program = tools.join(name).with_extension("program");
-    // Tests of a process share a program.
-    let new = program.with_extension(format!("{:?}", std::thread::current().id()));
-    let compiler = tools.join(format!("{}cc", wrapper::PREFIX));
-    succeed(
-        Command::new(compiler)
-            .arg("-O2")
-            .arg(source(name))
-            .arg("-o")
-            .arg(&new)
-            .args(libraries)
-            .arg("-lpthread"),
-    );
-    std::fs::rename(&new, &program).expect("a folder of ours");
+    COMPILED.get(program.clone(), || {
+        let compiler = tools.join(format!("{}cc", wrapper::PREFIX));
+        let mut command = Command::new(compiler);
+        command.arg("-O2").arg(source(name)).arg("-o").arg(&program).args(libraries).arg("-lpthread");
+        succeed(&mut command);
+    });
     program
 }
 

@@ -1,12 +1,12 @@
 //! The test programs of `tests/programs`, built with the host's compilers.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::Command,
-    sync::Mutex,
 };
 
-use crate::{checkout, scratch};
+use crate::{checkout, made::Made, scratch};
 
 /// How a program is built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,18 +46,27 @@ impl Flavour {
 
 /// Builds `tests/programs/SOURCE` once per test process; panics with the compiler's message if that fails.
 pub fn build(source: &str, flavour: Flavour) -> PathBuf {
-    static BUILT: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+    static BUILT: Made<String, PathBuf> = Made::new();
     let stem = Path::new(source).file_stem().expect("a file name").to_string_lossy();
-    let output = scratch().join(format!("{stem}-{flavour:?}-{}", std::process::id()));
-    let mut built = BUILT.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    if !built.contains(&output) {
+    let name = format!("{stem}-{flavour:?}-{}", std::process::id());
+    BUILT.get(name.clone(), || {
+        let output = scratch().join(name);
         let source = checkout().join("tests/programs").join(source);
         let result = flavour.command(&source, &output).output().expect("the compiler starts");
         let messages = String::from_utf8_lossy(&result.stderr);
         assert!(result.status.success(), "{flavour:?} {}: {messages}", source.display());
-        built.push(output.clone());
+        output
+    })
+}
+
+/// A folder for the image with files of `tests/programs`.
+pub fn folder_with(name: &str, files: &[&str]) -> String {
+    let folder = scratch().join(format!("{name}-{}", std::process::id()));
+    fs::create_dir_all(&folder).expect("a scratch folder");
+    for file in files {
+        fs::copy(checkout().join("tests/programs").join(file), folder.join(file)).expect("a program of ours");
     }
-    output
+    folder.into_os_string().into_string().expect("UTF-8")
 }
 
 /// Runs a program on the host: its output and exit status (128 + signal if one killed it).

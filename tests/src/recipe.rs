@@ -3,14 +3,15 @@
 use std::{
     ffi::OsStr,
     fs,
+    panic::Location,
     path::{Path, PathBuf},
     process::Command,
-    sync::Mutex,
 };
 
 use crate::{
     Guest, checkout,
     guest::Running,
+    made::Made,
     network::{Link, Network},
     rumprun_bake, scratch, skip,
 };
@@ -26,17 +27,21 @@ pub fn image(name: &str) -> Option<PathBuf> {
     bake(name, &checkout().join("packages").join(name), name)
 }
 
-/// As [`image`], of a copy of the recipe's folder that `change` has changed. `variant` tells such images apart.
+/// As [`image`], of a copy of the recipe's folder that `change` has changed. `variant` tells such images apart: it is of
+/// one caller.
+#[track_caller]
 pub fn image_with(name: &str, variant: &str, change: impl FnOnce(&Path)) -> Option<PathBuf> {
-    let folder = scratch().join(format!("{name}-{variant}-{}", std::process::id())).join(name);
-    // Tests run side by side, and the first to come makes what the others use.
-    static COPIES: Mutex<()> = Mutex::new(());
-    let _copying = COPIES.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    if !folder.exists() {
+    static COPIES: Made<String, (PathBuf, &Location<'_>)> = Made::new();
+    let label = format!("{name}-{variant}");
+    let caller = Location::caller();
+    let (folder, first) = COPIES.get(label.clone(), || {
+        let folder = scratch().join(format!("{label}-{}", std::process::id())).join(name);
         copy(&checkout().join("packages").join(name), &folder);
         change(&folder);
-    }
-    bake(name, &folder, &format!("{name}-{variant}"))
+        (folder, caller)
+    });
+    assert_eq!(first, caller, "two variants of {name} are named {variant}");
+    bake(name, &folder, &label)
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -52,23 +57,20 @@ fn copy(from: &Path, to: &Path) {
 }
 
 fn bake(name: &str, folder: &Path, label: &str) -> Option<PathBuf> {
-    static BAKED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
-    let image = scratch().join(format!("recipe-{label}-{}.elf", std::process::id()));
-    let mut baked = BAKED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    if baked.contains(&image) {
-        return Some(image);
-    }
-    let mut command = Command::new(rumprun_bake());
-    command.args(["package", "bake", "-q"]).arg(folder).arg("-o").arg(&image);
-    let output = command.output().expect("rumprun-bake starts");
-    let messages = String::from_utf8_lossy(&output.stderr);
-    if output.status.code() == Some(MISSING) {
-        skip(messages.trim());
-        return None;
-    }
-    assert!(output.status.success(), "{name}: {}\n{messages}", output.status);
-    baked.push(image.clone());
-    Some(image)
+    static BAKED: Made<String, Result<PathBuf, String>> = Made::new();
+    let baked = BAKED.get(label.to_owned(), || {
+        let image = scratch().join(format!("recipe-{label}-{}.elf", std::process::id()));
+        let mut command = Command::new(rumprun_bake());
+        command.args(["package", "bake", "-q"]).arg(folder).arg("-o").arg(&image);
+        let output = command.output().expect("rumprun-bake starts");
+        let messages = String::from_utf8_lossy(&output.stderr);
+        if output.status.code() == Some(MISSING) {
+            return Err(messages.trim().to_owned());
+        }
+        assert!(output.status.success(), "{name}: {}\n{messages}", output.status);
+        Ok(image)
+    });
+    baked.inspect_err(|missing| skip(missing)).ok()
 }
 
 /// A new disk for a server, all zeros; gone when dropped.

@@ -1,8 +1,13 @@
 //! `cargo xtask test` and `lint`.
 
+use std::{env, thread};
+
 use anyhow::Result;
 
 use crate::host::{self, cargo};
+
+/// How many tests run side by side. Those that boot images wait more than they compute: one more than there are CPUs.
+const THREADS: &str = "RUST_TEST_THREADS";
 
 /// Formatting and lints of every crate.
 pub fn lint() -> Result<()> {
@@ -37,9 +42,12 @@ pub fn run(filter: Option<&str>) -> Result<()> {
         lint()?;
     }
     let binary = host::rumprun_bake()?;
-    host::run(
-        cargo(["test", "--no-fail-fast", "--workspace", "--exclude", "kernel", "--exclude", "kernel-netbsd"])
-            .args(filter)
-            .env("RUMPRUN_BAKE", binary),
-    )
+    let mut tests =
+        cargo(["test", "--no-fail-fast", "--workspace", "--exclude", "kernel", "--exclude", "kernel-netbsd"]);
+    tests.args(filter).env("RUMPRUN_BAKE", binary);
+    if env::var_os(THREADS).is_none() {
+        let cpus = thread::available_parallelism().map_or(1, usize::from);
+        tests.env(THREADS, (cpus + 1).to_string());
+    }
+    host::run(&mut tests)
 }

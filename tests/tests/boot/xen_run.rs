@@ -46,6 +46,31 @@ fn a_run_on_xen_is_like_any_other() {
 }
 
 #[test]
+fn a_run_of_a_disk_image_is_an_hvm_domains() {
+    needs!("busybox", "grub-mkimage");
+    if std::env::var_os("RUMPRUN_XEN_LONG").is_none() {
+        return skip("takes a minute, and RUMPRUN_XEN_LONG is not set");
+    }
+    if !has_xen() {
+        return;
+    }
+    let script = "read word; echo got $word, disks $(cd /dev; echo vd*); read line < /dev/vdb; echo disk $line; exit 3";
+    let words = ["/bin/busybox", "--format", "raw", "--", "sh", "-c", script].map(OsString::from);
+    let image = bake("xen-run-raw", words);
+    let disk = tests::scratch().join(format!("xen-run-raw-{}.img", std::process::id()));
+    let mut contents = b"old\n".to_vec();
+    contents.resize(1 << 20, 0);
+    fs::write(&disk, contents).expect("a disk");
+    let guest = Guest::new(&image).option("--on", "xen").memory("128M").disk(&disk);
+    let outcome = guest.input(b"typed\n").timeout(LIMIT).run();
+    let _ = fs::remove_file(disk);
+    assert!(outcome.exited(3).ends_with("got typed, disks vda vdb\ndisk old\n"), "{outcome:?}");
+    // Nobody could hand it words.
+    let refused = Guest::new(&image).option("--on", "xen").arguments(["true"]).timeout(LIMIT).run();
+    assert!(refused.messages.contains("bake them"), "{refused:?}");
+}
+
+#[test]
 fn a_signal_stops_a_domain_in_order() {
     if !has_xen() {
         return;

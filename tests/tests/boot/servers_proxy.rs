@@ -16,7 +16,7 @@ fn body() -> Vec<u8> {
 }
 
 fn lighttpd_image() -> Option<std::path::PathBuf> {
-    image_with("lighttpd", "file", |folder: &Path| {
+    image_with("lighttpd", "proxied", |folder: &Path| {
         fs::write(folder.join("rootfs/srv/www/file"), body()).expect("a scratch file");
     })
 }

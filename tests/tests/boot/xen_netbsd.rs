@@ -146,19 +146,33 @@ fn programs_of_both_kinds_answer_clients_in_dom0() {
     }
 }
 
-/// It is asked for a page after each change.
+/// It is asked for a page after each change. dom0 learns from announcements alone where an address is again.
 const CHANGES: &str = r#"
-page() { retry timeout 20 wget -q -O /tmp/page http://10.9.0.2/page; section "$1" cat /tmp/page; }
+page() { retry timeout 20 wget -q -O /tmp/page http://$2/page; section "$1" cat /tmp/page; }
 memory() { [ "$(xl list web | tail -n 1 | sed 's/  */ /g' | cut -d ' ' -f 3)" = $1 ]; }
-create web; page first
-xl mem-set web 56; retry memory 56; page smaller
+known() { grep -q '^10.9.0.2 .* 0x2 .*00:16:3e:00:00:01' /proc/net/arp; }
+forget() { ip neigh flush dev xenbr0; known && fail flush; }
+attach() { xl network-attach web mac=00:16:3e:00:00:0$1 bridge=xenbr0 script=vif-test || fail attach; }
+gone() { [ $(grep -c "virt$1: its device is gone" /var/log/xen/console/guest-web.log) = $2 ]; }
+echo 1 > /proc/sys/net/ipv4/conf/xenbr0/arp_accept
+ip addr add 10.9.1.1/24 dev xenbr0
+create web; page first 10.9.0.2
+xl mem-set web 56; retry memory 56; page smaller 10.9.0.2
 xl save web /run/saved >/tmp/log 2>&1 || fail save $(cat /tmp/log)
+forget
 xl restore /run/saved >/tmp/log 2>&1 || fail restore $(cat /tmp/log)
-page restored
-xl mem-set web 62; retry memory 62; page larger
+retry known; page restored 10.9.0.2
+xl mem-set web 62; retry memory 62; page larger 10.9.0.2
 # The backend closes, and begins anew with this frontend.
+forget
 xenstore-write /local/domain/0/backend/vif/$(xl domid web)/0/state 5
-page reconnected
+retry known; page reconnected 10.9.0.2
+# A second interface comes, goes and comes back; then the first.
+attach 2; page second 10.9.1.2
+xl network-detach web 00:16:3e:00:00:02 || fail detach; retry gone 1 1; page alone 10.9.0.2
+attach 2; page again 10.9.1.2
+xl network-detach web 00:16:3e:00:00:01 || fail detach; retry gone 0 1; page other 10.9.1.2
+attach 1; page back 10.9.0.2
 timeout 20 wget -q -O - http://10.9.0.2/quit
 finish web
 "#;
@@ -169,9 +183,11 @@ fn a_domain_of_the_tree_changes_while_it_runs() {
     let Some(image) = image("xen-netbsd-http", "http.c", &[]) else { return };
     let Some(host) = Host::new() else { return };
     let domain = Domain::new("web", &image).cpus(2).interface("00:16:3e:00:00:01");
-    let report = host.domain(domain.command_line("network=eth0,address=10.9.0.2/24")).run(CHANGES);
+    let words = "network=eth0,address=10.9.0.2/24 network=eth1,address=10.9.1.2/24";
+    let report = host.domain(domain.command_line(words)).run(CHANGES);
     report.exited("web", 0);
-    for title in ["first", "smaller", "restored", "larger", "reconnected"] {
+    let before = ["first", "smaller", "restored", "larger", "reconnected"];
+    for title in before.into_iter().chain(["second", "alone", "again", "other", "back"]) {
         assert_eq!(report.section(title).trim(), "this is /page", "{title}: {}", report.serial());
     }
 }

@@ -2,17 +2,10 @@
 
 use std::{fs, path::Path, process::Command};
 
-use tests::{Guest, bake, checkout, needs, programs::on_host, scratch};
-
-/// A folder for the image with files of `tests/programs`.
-fn folder_with(name: &str, files: &[&str]) -> String {
-    let folder = scratch().join(format!("{name}-{}", std::process::id()));
-    fs::create_dir_all(&folder).expect("a scratch folder");
-    for file in files {
-        fs::copy(checkout().join("tests/programs").join(file), folder.join(file)).expect("a program of ours");
-    }
-    folder.into_os_string().into_string().expect("UTF-8")
-}
+use tests::{
+    Guest, bake, needs,
+    programs::{folder_with, on_host},
+};
 
 /// Boots at 1, 2 and 4 CPUs, and expects the same each time.
 #[track_caller]

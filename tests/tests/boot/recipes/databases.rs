@@ -16,7 +16,7 @@ use tests::{
     recipe::{self, Server, blank_disk},
 };
 
-use crate::{PLAIN, Recipe, image};
+use super::{PLAIN, Recipe, image};
 
 const MEMCACHED_PORT: u16 = 11211;
 const ROUNDS: usize = 15;

@@ -9,12 +9,7 @@ mod web;
 use std::{path::PathBuf, time::Instant};
 
 use tempfile::NamedTempFile;
-use tests::{
-    Guest, have,
-    network::Link,
-    recipe::{self, Server},
-    skip,
-};
+use tests::{Guest, have, network::Link, recipe::Server, skip};
 
 /// How a recipe is booted in every cell, and what its clients do there.
 pub struct Recipe {
@@ -125,7 +120,7 @@ fn no_recipe_is_left_out() {
 /// The image of a recipe as it is.
 macro_rules! image {
     ($name:literal) => {
-        || $crate::recipe::image($name)
+        || tests::recipe::image($name)
     };
 }
 pub(crate) use image;

@@ -10,7 +10,7 @@ use tests::{
     scratch,
 };
 
-use crate::{PLAIN, Recipe, image};
+use super::{PLAIN, Recipe, image};
 
 /// A file of many segments that repeats nowhere.
 fn file() -> Vec<u8> {

@@ -1,5 +1,4 @@
-//! Xen's network in images, by a real Xen's backend: clients in dom0 ask servers in domains. It takes minutes, and is run
-//! with `RUMPRUN_XEN_LONG` set.
+//! Xen's network in images, by a real Xen's backend: clients in dom0 ask servers in domains.
 
 use std::{ffi::OsString, fmt::Write as _, fs, path::Path, process::Command};
 
@@ -67,7 +66,7 @@ memcached() {
 #[test]
 fn servers_answer_clients_in_dom0() {
     needs!("busybox", "md5sum");
-    let Some(mut host) = Host::new_for_long() else { return };
+    let Some(mut host) = Host::new() else { return };
     let folder = tests::scratch().join(format!("xen-www-{}", std::process::id()));
     fs::create_dir_all(&folder).expect("a scratch folder");
     let file = folder.join("file");

@@ -2,7 +2,7 @@
 
 use tests::{network::HOST, network::Link, recipe::Server, scratch};
 
-use crate::{PLAIN, Recipe, image};
+use super::{PLAIN, Recipe, image};
 
 const IPERF3_PORT: u16 = 5201;
 

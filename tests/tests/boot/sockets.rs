@@ -1,18 +1,11 @@
 //! Sockets as Linux programs use them, over the loopback: what they do in an image is what they do on the host.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
-use tests::{Guest, bake, checkout, needs, programs::on_host, scratch};
-
-/// A folder for the image with programs of `tests/programs`.
-fn folder_with(name: &str, files: &[&str]) -> String {
-    let folder = scratch().join(format!("{name}-{}", std::process::id()));
-    fs::create_dir_all(&folder).expect("a scratch folder");
-    for file in files {
-        fs::copy(checkout().join("tests/programs").join(file), folder.join(file)).expect("a program of ours");
-    }
-    folder.into_os_string().into_string().expect("UTF-8")
-}
+use tests::{
+    Guest, bake, needs,
+    programs::{folder_with, on_host},
+};
 
 /// The program's own lines, without those by which the kernel tells of ports.
 fn own_lines(console: &str) -> String {

@@ -7,7 +7,7 @@ use tests::{
     scratch,
 };
 
-use crate::{PLAIN, Recipe, image};
+use super::{PLAIN, Recipe, image};
 
 const NFS_PORT: u16 = 2049;
 const MOUNTD: u16 = 20048;
