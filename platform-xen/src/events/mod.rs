@@ -34,7 +34,17 @@ const NO_FIFO: &str = "xen.fifo_events=0";
 /// Which events wait.
 enum Abi {
     Fifo(Box<fifo::Fifo>),
-    TwoLevel,
+    TwoLevel(two_level::TwoLevel),
+}
+
+impl Abi {
+    /// Binds an event to a CPU; nobody else does, or unmasks it, meanwhile.
+    fn bind(&self, port: Port, cpu: u32) {
+        match self {
+            Abi::Fifo(_) => drop(operations::perform(BindCpu { port, cpu })),
+            Abi::TwoLevel(bits) => bits.bind(port, cpu),
+        }
+    }
 }
 
 struct Events {
@@ -43,7 +53,7 @@ struct Events {
     handlers: Vec<InterruptLock<Option<InterruptHandler>>>,
     /// The channel of [`WAKE_VECTOR`], for each CPU; 0 without one.
     wake: [AtomicU32; bmk::cpu::MAXIMUM],
-    /// The CPU to which each channel of a device belongs, and goes back when it comes again. Held while channels are bound.
+    /// The CPU to which each channel of a device belongs, and goes back when it comes again. Held while channels are bound and unmasked.
     homes: InterruptLock<Box<[u8]>>,
 }
 
@@ -58,10 +68,7 @@ pub fn initialise(command_line: &str) -> Result<(), OutOfMemory> {
     let wants_fifo = !command_line.split_ascii_whitespace().any(|word| word == NO_FIFO);
     let abi = match wants_fifo.then(fifo::Fifo::new).transpose()?.flatten() {
         Some(fifo) => Abi::Fifo(Box::new(fifo)),
-        None => {
-            two_level::mask_all();
-            Abi::TwoLevel
-        }
+        None => Abi::TwoLevel(two_level::TwoLevel::new()),
     };
     let handlers = (0..PORTS).map(|_| InterruptLock::new(None)).collect();
     let homes = InterruptLock::new(alloc::vec![0; PORTS].into());
@@ -78,7 +85,7 @@ pub fn resume() -> Result<Vec<InterruptHandler>, i64> {
     events.homes.lock().fill(0);
     match &events.abi {
         Abi::Fifo(fifo) => fifo.resume()?,
-        Abi::TwoLevel => two_level::mask_all(),
+        Abi::TwoLevel(bits) => bits.reset(),
     }
     upcall::resume()?;
     Ok(handlers)
@@ -97,6 +104,9 @@ pub fn initialise_cpu(cpu: u32) -> Result<(), i64> {
         slot.store(wake, Ordering::SeqCst);
     }
     for (port, vector) in [(wake, WAKE_VECTOR), (timer, TIMER_VECTOR)] {
+        if let Abi::TwoLevel(bits) = &events.abi {
+            bits.bound(port, cpu);
+        }
         if !establish(port, Box::new(move || bmk::trap::interrupt(vector))) {
             return Err(-1);
         }
@@ -118,6 +128,7 @@ pub fn establish(port: Port, handler: InterruptHandler) -> bool {
     let Some(slot) = events.handlers.get(port as usize).filter(|_| port != 0) else { return false };
     let before = slot.lock().replace(handler);
     drop(before);
+    let _homes = events.homes.lock();
     operations::perform(Unmask { port }).is_ok()
 }
 
@@ -139,7 +150,7 @@ pub fn bind(port: Port, cpu: u32) {
         *home = u8::try_from(cpu).unwrap_or(0);
     }
     let runs = bmk::cpu::online() & 1 << cpu != 0;
-    let _ = operations::perform(BindCpu { port, cpu: if runs { cpu } else { 0 } });
+    events.abi.bind(port, if runs { cpu } else { 0 });
 }
 
 /// Has the events that a CPU gets delivered to the first one.
@@ -156,7 +167,7 @@ fn move_events(home: u32, cpu: u32) {
     let Some(events) = events() else { return };
     let homes = events.homes.lock();
     for (port, _) in homes.iter().enumerate().filter(|(_, its)| u32::from(**its) == home) {
-        let _ = operations::perform(BindCpu { port: port as u32, cpu });
+        events.abi.bind(port as Port, cpu);
     }
 }
 
@@ -219,7 +230,7 @@ fn deliver_all(events: &Events, cpu: u32, information: &VcpuInformation) {
     while information.upcall_pending.swap(0, Ordering::SeqCst) != 0 {
         match &events.abi {
             Abi::Fifo(fifo) => fifo.deliver(cpu, &|port| deliver(events, port)),
-            Abi::TwoLevel => two_level::deliver(information, &|port| deliver(events, port)),
+            Abi::TwoLevel(bits) => bits.deliver(cpu, information, &|port| deliver(events, port)),
         }
     }
 }
