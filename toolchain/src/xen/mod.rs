@@ -30,29 +30,32 @@ pub const DOM0_MEMORY: u32 = 448;
 
 impl Prepared {
     /// QEMU's words for a boot with this initramfs, which is dom0's root and more. Xen and dom0 write to the first serial
-    /// line, which is still to be given. Memory is in MiB; dom0 takes a part of it.
+    /// line, which is still to be given. Memory is in MiB; dom0 takes a part of it, and has a CPU beside the domains'.
     pub fn words(&self, initramfs: &Path, cpus: u32, memory: u32, dom0: u32) -> Vec<String> {
         let mut words: Vec<String> = Vec::new();
         let mut add = |list: &[&str]| words.extend(list.iter().map(|word| (*word).to_string()));
-        // SMAP kills a PV dom0 there, exits of RDTSCP are misreported, and XSAVE state is lost.
+        // SMAP kills a PV dom0 there, exits of RDTSCP are misreported, and XSAVE state is lost. What a CPU with ERMS or FSRM
+        // clears in lines, QEMU does byte by byte: it would be most of dom0's work.
         add(&[
             "-machine",
             "q35",
             "-accel",
             "tcg,thread=multi,tb-size=256",
             "-cpu",
-            "max,-smap,-rdtscp,-xsave",
+            "max,-smap,-rdtscp,-xsave,-erms,-fsrm",
         ]);
-        add(&["-smp", &cpus.to_string(), "-m", &memory.to_string()]);
+        // QEMU (7.2 and newer) changes flags of its first CPU on the others' threads, without a lock, as they load FPU
+        // registers. A change of the same flags by the CPU itself, as it enters or leaves a domain, can get lost. So that one is
+        // dom0's, which is no guest to it.
+        add(&["-smp", &(cpus + 1).to_string(), "-m", &memory.to_string()]);
         add(&["-nodefaults", "-display", "none", "-no-reboot"]);
         add(&["-kernel", &self.xen.display().to_string(), "-append"]);
         add(&[&format!(
-            "console=com1 com1=115200,8n1 dom0_mem={dom0}M dom0_max_vcpus=1 loglvl=warning guest_loglvl=all \
-             no-real-mode"
+            "console=com1 com1=115200,8n1 dom0_mem={dom0}M dom0_max_vcpus=1 dom0_vcpus_pin loglvl=warning \
+             guest_loglvl=all no-real-mode"
         )]);
-        // What a CPU with ERMS copies and clears in lines, QEMU does byte by byte: most of dom0's work for a network.
         let modules = format!(
-            "{} console=hvc0 quiet panic=-1 clearcpuid=erms init_on_alloc=0,{}",
+            "{} console=hvc0 quiet panic=-1 init_on_alloc=0,{}",
             self.kernel.display(),
             initramfs.display()
         );

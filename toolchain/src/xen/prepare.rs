@@ -92,6 +92,8 @@ const FOLDERS: &[&str] = &[
 const INIT: &str = include_str!("init.sh");
 const INTERFACE_SCRIPT: &str = include_str!("vif.sh");
 const BLOCK_SCRIPT: &str = include_str!("block.sh");
+/// `xl.conf`: domains leave the first CPU to dom0.
+const CONFIGURATION: &str = "vif.default.script=\"vif-test\"\nvm.cpumask=\"all,^0\"\n";
 
 /// What a boot needs.
 #[derive(Debug, Clone)]
@@ -280,7 +282,7 @@ fn root(tree: &Path, version: &str, path: &Path) -> Result<(), Why> {
             let file = tree.join(format!("lib/modules/{version}/kernel/{module}.ko"));
             archive.file(&format!("lib/modules/{name}.ko"), &fs::read(file)?)?;
         }
-        archive.file("etc/xen/xl.conf", b"vif.default.script=\"vif-test\"\n")?;
+        archive.file("etc/xen/xl.conf", CONFIGURATION.as_bytes())?;
         archive.file("etc/passwd", b"root:x:0:0::/:/bin/sh\n")?;
         archive.program("etc/xen/scripts/vif-test", INTERFACE_SCRIPT.as_bytes())?;
         for name in ["block", "block-test"] {

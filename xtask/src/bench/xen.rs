@@ -208,14 +208,14 @@ impl Bench {
         self.host = self.host.clone().domain(domain);
     }
 
-    /// A domain of Debian's kernel with these files. As dom0, it doesn't use ERMS.
+    /// A domain of Debian's kernel with these files.
     fn linux(&mut self, name: &str, initramfs: &Path) -> Domain {
         self.host = self.host.clone().file(initramfs);
         let file = initramfs.file_name().unwrap_or_default().to_string_lossy();
         Domain::new(name, &self.kernel)
             .memory(DOMAIN)
             .setting("ramdisk", &format!("\"/guest/{file}\""))
-            .command_line("console=hvc0 quiet panic=-1 clearcpuid=erms")
+            .command_line("console=hvc0 quiet panic=-1")
     }
 
     fn start(&mut self) -> Result<()> {
