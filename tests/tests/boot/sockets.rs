@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tests::{
     Guest, bake, needs,
-    programs::{folder_with, on_host},
+    programs::{Flavour, build, folder_with, on_host},
 };
 
 /// The program's own lines, without those by which the kernel tells of ports.
@@ -46,6 +46,17 @@ fn files_signal_what_happens_as_on_the_host() {
     let image = bake("signals", arguments);
     for cpus in [1, 2] {
         let outcome = Guest::new(&image).timeout(300).cpus(cpus).run();
+        assert_eq!(own_lines(outcome.exited(0)), expected, "{cpus} CPUs");
+    }
+}
+
+#[test]
+fn what_is_sent_over_the_loopback_has_arrived_when_the_call_returns() {
+    needs!("gcc");
+    let image = bake("loopback", [build("loopback.c", Flavour::Static)]);
+    for cpus in [1, 2, 4] {
+        let outcome = Guest::new(&image).timeout(300).cpus(cpus).run();
+        let expected = "datagrams: 0 missing\ncorrespondence: 0 missing\nconnections: 0 missing\n";
         assert_eq!(own_lines(outcome.exited(0)), expected, "{cpus} CPUs");
     }
 }

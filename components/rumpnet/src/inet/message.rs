@@ -21,7 +21,7 @@ use crate::{
     address,
     base::{self, SocketBase, Switches},
     datagram::{Datagram, DatagramQueue},
-    interface,
+    interface::{self, Posted},
     ip::{self, FlowError, FlowErrorKind, Outgoing},
     option::{Value, level},
     packet::{Chain, Packet},
@@ -159,7 +159,7 @@ impl MessageCore {
         Ok(route)
     }
 
-    /// Sends a packet whose transport header and payload are ready.
+    /// Sends a packet whose transport header and payload are ready, and notes in `posted` where.
     pub fn output(
         &self,
         route: &Route,
@@ -167,6 +167,7 @@ impl MessageCore {
         protocol: u8,
         wishes: &Wishes,
         packet: &mut Packet,
+        posted: &mut Posted,
     ) -> Result<()> {
         use super::options::discovery;
         let discovery = self.options.discovery(destination);
@@ -191,8 +192,9 @@ impl MessageCore {
             segmentation: None,
         });
         let result = ip::send(route, &outgoing, packet);
+        *posted |= Posted::by(&route.interface, outgoing.queue);
         if let Some(mut copy) = copy {
-            self.send_to_self(route, &outgoing, &mut copy);
+            self.send_to_self(route, &outgoing, &mut copy, posted);
         }
         result
     }
@@ -209,14 +211,16 @@ impl MessageCore {
         }
     }
 
-    fn send_to_self(&self, route: &Route, outgoing: &Outgoing<'_>, packet: &mut Packet) {
+    fn send_to_self(&self, route: &Route, outgoing: &Outgoing<'_>, packet: &mut Packet, posted: &mut Posted) {
         let query = Query {
             destination: outgoing.destination,
             source: Some(route.source),
             interface: Some(interface::loopback().index()),
         };
         if let Ok(back) = route::lookup(&query) {
-            let _ = ip::send(&back, &Outgoing { queue: 0, ..*outgoing }, packet);
+            let queue = rumpuser::rumpuser_cpu() % back.interface.queue_count().max(1);
+            let _ = ip::send(&back, &Outgoing { queue, ..*outgoing }, packet);
+            *posted |= Posted::by(&back.interface, queue);
         }
     }
 

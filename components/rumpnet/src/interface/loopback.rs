@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Packets that a queue holds until they are delivered.
-const LIMIT: usize = 1024;
+pub(super) const LIMIT: usize = 1024;
 
 #[derive(Default)]
 struct Queue {

@@ -2,13 +2,14 @@
 //! lacks done in software. Receiving is in [`polling`].
 //!
 //! Sending only puts packets on rings; [`flush`], called with no locks held, tells the devices, and delivers what
-//! the loopback holds.
+//! the loopback holds. [`Posted::flush`] sees to it that what the caller sent has arrived.
 
 mod coalesce;
 mod loopback;
 pub mod moderation;
 mod offload;
 mod polling;
+mod posted;
 mod registry;
 pub mod tap;
 #[cfg(any(test, feature = "host"))]
@@ -35,9 +36,8 @@ use crate::{
     neighbour,
     packet::{Checksum, Packet},
 };
-#[cfg(test)]
-pub use polling::settle;
-pub use polling::{Sleeper, flush, poll, wait};
+pub use polling::{Sleeper, poll, wait};
+pub use posted::{Posted, flush};
 pub use registry::{
     CHANGES, Protocols, attach, by_index, by_name, generation, list, loopback, set_protocols,
 };
@@ -284,6 +284,12 @@ impl Interface {
         self.queues.len()
     }
 
+    /// The queue that packets leave by, if any number may be asked for.
+    #[inline]
+    fn place(&self, queue: usize) -> usize {
+        if queue < self.queues.len() { queue } else { queue % self.queues.len() }
+    }
+
     /// What passed. May sleep.
     pub fn statistics(&self) -> Statistics {
         let device = self.device.statistics();
@@ -363,7 +369,7 @@ impl Interface {
     /// [`flush`]. `Full`: so many packets wait already that it was dropped (and counted); `Refused`: the
     /// interface is off or the packet can't be sent.
     pub fn transmit(&self, queue: usize, packet: &mut Packet) -> core::result::Result<(), TransmitError> {
-        let index = if queue < self.queues.len() { queue } else { queue % self.queues.len() };
+        let index = self.place(queue);
         if !self.up.load(Ordering::Relaxed) || self.gone.load(Ordering::Relaxed) {
             self.queues[index].transmitted.dropped.fetch_add(1, Ordering::Relaxed);
             return Err(TransmitError::Refused);

@@ -15,13 +15,14 @@ use once_cell::race::OnceBox;
 use rumpkern::wait::{WaitError, WaitQueue};
 use rumpuser::{
     NEVER, Thread, ThreadSpec, rumpuser_clock_monotonic, rumpuser_cpu, rumpuser_cpu_count, rumpuser_park,
-    rumpuser_thread_create, rumpuser_thread_current, rumpuser_yield, sync::InterruptLock,
+    rumpuser_thread_create, rumpuser_thread_current, rumpuser_yield,
+    sync::{InterruptLock, SpinGuard},
 };
 
-use super::{Interface, coalesce::Coalescer, registry, tap};
+use super::{Interface, coalesce::Coalescer, moderation::Moderation, posted::flush, registry, tap};
 
 /// Packets that are taken from a queue in one go.
-const BUDGET: usize = 64;
+pub(super) const BUDGET: usize = 64;
 /// How long a queue without interrupts may be left alone, in nanoseconds.
 const WATCH: u64 = 2_000_000;
 /// So many times as long at most, while others poll as often as that: then looking would find nothing, and costs a timer's interrupt.
@@ -32,8 +33,9 @@ const CONTENTION: u64 = 50_000;
 const CPUS: usize = 64;
 /// How often a thread that waits polls for others before it leaves that to the CPU's thread.
 const SLEEPER_ROUNDS: usize = 4;
-/// Rounds of [`BUDGET`] that a flush delivers on the loopback; the thread does the rest.
-const LOOPBACK_ROUNDS: usize = 4;
+/// How often who waits for a queue that another CPU polls looks before he lets others run: for about as long as a batch
+/// may take.
+const SPINS: usize = 2000;
 
 /// A CPU's part in polling.
 #[repr(align(64))]
@@ -112,9 +114,29 @@ pub(super) fn interrupt(interface: &Interface, index: usize) {
 }
 
 /// Takes packets from a queue and hands them up. `None` if somebody else is at it.
-fn poll_queue(interface: &Arc<Interface>, index: usize) -> Option<usize> {
+pub(super) fn poll_queue(interface: &Arc<Interface>, index: usize) -> Option<usize> {
+    let moderation = interface.queues[index].poll.try_lock()?;
+    Some(poll_held(interface, index, moderation))
+}
+
+/// As [`poll_queue`], but waits for whoever is at it. With no locks held: he may want them.
+pub(super) fn poll_queue_in_turn(interface: &Arc<Interface>, index: usize) -> usize {
+    let mut tries = 0;
+    loop {
+        if let Some(moderation) = interface.queues[index].poll.try_lock() {
+            return poll_held(interface, index, moderation);
+        }
+        tries += 1;
+        if tries < SPINS {
+            core::hint::spin_loop();
+        } else {
+            rumpuser_yield();
+        }
+    }
+}
+
+fn poll_held(interface: &Arc<Interface>, index: usize, mut moderation: SpinGuard<'_, Moderation>) -> usize {
     let queue = &interface.queues[index];
-    let mut moderation = queue.poll.try_lock()?;
     let input = registry::protocols().map(|protocols| protocols.input);
     let accepts = interface.accepts();
     let mut deliver = |packet| match input {
@@ -149,7 +171,7 @@ fn poll_queue(interface: &Arc<Interface>, index: usize) -> Option<usize> {
     drop(moderation);
     // Who finds the queue held leaves the rest to us: what he did before must be seen from here on.
     fence(Ordering::SeqCst);
-    Some(count)
+    count
 }
 
 /// Sets how long interrupts are apart: by the device, if it can.
@@ -240,51 +262,6 @@ pub fn poll() -> bool {
     let found = poll_inline(rumpuser_cpu());
     flush();
     found
-}
-
-/// Tells the devices about the packets on their rings, and delivers those on the loopback. With no locks held.
-pub fn flush() {
-    for interface in registry::all() {
-        for (index, queue) in interface.queues.iter().enumerate() {
-            if queue.dirty.load(Ordering::Relaxed) && queue.dirty.swap(false, Ordering::SeqCst) {
-                if interface.is_loopback() {
-                    deliver(interface, index);
-                } else {
-                    interface.device.flush(index);
-                }
-            }
-        }
-    }
-}
-
-/// Delivers what is on a queue of the loopback, and what is sent there in answer.
-fn deliver(interface: &Arc<Interface>, index: usize) {
-    for _ in 0..LOOPBACK_ROUNDS {
-        if poll_queue(interface, index).is_none() {
-            // Who is at it flushes afterwards. If he is through, we can.
-            interface.queues[index].dirty.store(true, Ordering::SeqCst);
-            if poll_queue(interface, index).is_none() {
-                return;
-            }
-        }
-        if !interface.device.arm(index) {
-            return;
-        }
-    }
-    wake(index);
-}
-
-/// Waits until all that is on the loopback is delivered: a thread that flushes may be at it, for another test.
-#[cfg(test)]
-pub fn settle() {
-    let loopbacks = || registry::all().filter(|interface| interface.is_loopback());
-    let settled = |interface: &Arc<Interface>| {
-        (0..interface.queues.len()).all(|index| poll_queue(interface, index) == Some(0))
-    };
-    while !loopbacks().all(settled) {
-        flush();
-        std::thread::yield_now();
-    }
 }
 
 /// A thread that waits for something that the network may bring. It polls instead of the CPU's own thread, and is

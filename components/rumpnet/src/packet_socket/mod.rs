@@ -30,7 +30,7 @@ use crate::{
     datagram::DatagramQueue,
     inet::options::{interface_name, set_interface},
     interface::{
-        self,
+        self, Posted,
         tap::{self, Tap},
     },
     netlink::route::link::hardware_type,
@@ -320,8 +320,9 @@ impl Socket for PacketSocket {
         _ancillary: Ancillary,
         _flags: MessageFlags,
     ) -> Result<usize> {
-        let result = self.send_packet(source, to);
-        interface::flush();
+        let mut posted = Posted::default();
+        let result = self.send_packet(source, to, &mut posted);
+        posted.flush();
         result
     }
 

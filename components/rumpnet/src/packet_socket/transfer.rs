@@ -19,7 +19,7 @@ use crate::{
     device::TransmitError,
     inet::control,
     interface::{
-        self, Interface, LINK_HEADER,
+        self, Interface, LINK_HEADER, Posted,
         tap::{Seen, Tap},
     },
     netlink::route::link::hardware_type,
@@ -239,7 +239,12 @@ impl PacketSocket {
         })
     }
 
-    pub(super) fn send_packet(&self, source: &mut Source<'_>, to: Option<&Address>) -> Result<usize> {
+    pub(super) fn send_packet(
+        &self,
+        source: &mut Source<'_>,
+        to: Option<&Address>,
+        posted: &mut Posted,
+    ) -> Result<usize> {
         let bound = *self.bound.lock();
         let to = match to {
             Some(Address::Packet(address)) => Some(*address),
@@ -274,6 +279,7 @@ impl PacketSocket {
         }
         packet.payload = payload;
         let queue = rumpuser::rumpuser_cpu() % interface.queue_count().max(1);
+        *posted |= Posted::by(&interface, queue);
         interface.transmit(queue, &mut packet).map_err(|error| match error {
             TransmitError::Full => Errno::ENOBUFS,
             TransmitError::Refused => Errno::ENETDOWN,

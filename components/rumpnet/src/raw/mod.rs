@@ -28,7 +28,7 @@ use crate::{
         message::{MessageCore, Names},
         unspecified,
     },
-    interface,
+    interface::Posted,
     ip::protocol,
     option::{Value, int, level},
     socket::{Address, Ancillary, Credentials, Domain, MessageFlags, Received, Socket, Style},
@@ -260,8 +260,9 @@ impl Socket for RawSocket {
         ancillary: Ancillary,
         flags: MessageFlags,
     ) -> Result<usize> {
-        let result = self.send_message(source, to, &ancillary, flags);
-        interface::flush();
+        let mut posted = Posted::default();
+        let result = self.send_message(source, to, &ancillary, flags, &mut posted);
+        posted.flush();
         result
     }
 

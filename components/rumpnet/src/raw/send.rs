@@ -11,6 +11,7 @@ use super::{HEADERS_ONLY, RawSocket, without_port};
 use crate::{
     checksum::{Sum, pseudo_header},
     inet::control::Wishes,
+    interface::Posted,
     ip::{self, protocol},
     packet::{Chain, Packet},
     route::Route,
@@ -33,6 +34,7 @@ impl RawSocket {
         to: Option<&Address>,
         ancillary: &Ancillary,
         flags: MessageFlags,
+        posted: &mut Posted,
     ) -> Result<usize> {
         self.core.check_send(flags)?;
         let length = source.remaining();
@@ -45,11 +47,11 @@ impl RawSocket {
         let payload = gather(source)?;
         let route = self.core.route_to(destination, &wishes)?;
         if self.pings {
-            self.send_echo(&route, destination, &wishes, payload)?;
+            self.send_echo(&route, destination, &wishes, payload, posted)?;
         } else if self.includes_header() {
-            self.send_whole(&route, payload)?;
+            self.send_whole(&route, payload, posted)?;
         } else {
-            self.send_payload(&route, destination, &wishes, payload)?;
+            self.send_payload(&route, destination, &wishes, payload, posted)?;
         }
         Ok(length)
     }
@@ -61,6 +63,7 @@ impl RawSocket {
         destination: SocketAddr,
         wishes: &Wishes,
         mut payload: Chain,
+        posted: &mut Posted,
     ) -> Result<()> {
         let version4 = destination.is_ipv4();
         if !payload.pull_up(ECHO_HEADER) {
@@ -85,7 +88,7 @@ impl RawSocket {
         header[2..4].copy_from_slice(&sum.finish().to_be_bytes());
         let mut packet = Packet { payload, ..Packet::default() };
         packet.header.prepend(ECHO_HEADER).copy_from_slice(&header);
-        self.core.output(route, destination.ip(), number, wishes, &mut packet)
+        self.core.output(route, destination.ip(), number, wishes, &mut packet, posted)
     }
 
     /// What goes behind an IP header of the kernel's.
@@ -95,6 +98,7 @@ impl RawSocket {
         destination: SocketAddr,
         wishes: &Wishes,
         mut payload: Chain,
+        posted: &mut Posted,
     ) -> Result<()> {
         let number = self.core.base.protocol() as u8;
         if let (IpAddr::V6(_), Ok(at)) = (destination.ip(), usize::try_from(self.checksum_at.load(Relaxed))) {
@@ -111,11 +115,11 @@ impl RawSocket {
             payload = Chain::copy_of(&bytes)?;
         }
         let mut packet = Packet { payload, ..Packet::default() };
-        self.core.output(route, destination.ip(), number, wishes, &mut packet)
+        self.core.output(route, destination.ip(), number, wishes, &mut packet, posted)
     }
 
     /// A packet with its IP header, in which the kernel fills in what Linux fills in.
-    fn send_whole(&self, route: &Route, mut payload: Chain) -> Result<()> {
+    fn send_whole(&self, route: &Route, mut payload: Chain, posted: &mut Posted) -> Result<()> {
         let total = payload.len();
         let queue = rumpuser::rumpuser_cpu() % route.interface.queue_count().max(1);
         let length = match self.core.base.domain() {
@@ -151,6 +155,7 @@ impl RawSocket {
         payload.advance(length);
         packet.payload = payload;
         debug_assert!(self.core.base.protocol() <= HEADERS_ONLY);
+        *posted |= Posted::by(&route.interface, queue);
         ip::output::send_with_header(route, queue, &mut packet)
     }
 }

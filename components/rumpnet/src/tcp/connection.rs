@@ -21,7 +21,6 @@ use super::{
     timers,
 };
 use crate::{
-    interface,
     ip::FlowErrorKind,
     packet::Chain,
     ports::{self, Binding, Protocol, Request},
@@ -143,10 +142,12 @@ impl Connection {
         }
         counters::tcp::ACTIVE_OPENS.increment();
         let Inner { tcb, path, .. } = &mut *inner;
+        path.follow(true);
         tcb.repeat_syn(now, path);
+        let sent = core::mem::take(&mut path.sent);
         connection.settle(&mut inner, Changes::empty());
         drop(inner);
-        interface::flush();
+        sent.flush();
         Ok(connection)
     }
 
@@ -301,13 +302,13 @@ impl Connection {
         let now = rumpuser_clock_monotonic();
         let mut inner = self.inner.lock();
         let Inner { tcb, path, .. } = &mut *inner;
+        let earlier = core::mem::take(&mut path.sent).by_others();
         let (result, changes) = action(tcb, path, now);
-        let flush = core::mem::take(&mut path.sent);
+        path.sent |= earlier;
+        let sent = core::mem::take(&mut path.sent);
         self.settle(&mut inner, changes);
         drop(inner);
-        if flush {
-            interface::flush();
-        }
+        sent.flush();
         result
     }
 

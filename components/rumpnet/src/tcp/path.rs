@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     checksum,
+    interface::Posted,
     ip::{self, Outgoing, protocol},
     packet::{Chain, Checksum, Packet, Segmentation},
     route::{self, Query, Route},
@@ -47,8 +48,8 @@ pub struct Path {
     route: Option<Route>,
     /// The queue that segments leave by. Devices that learn where a flow belongs bring the peer's by the same.
     pub queue: u16,
-    /// Something was sent since this was last reset: a flush is due.
-    pub sent: bool,
+    /// What was sent since this was last taken: a flush is due.
+    pub sent: Posted,
 }
 
 /// Where a TCP header has its checksum.
@@ -62,7 +63,7 @@ fn ip_header(address: IpAddr) -> usize {
 impl Path {
     /// Between two ends.
     pub fn new(local: SocketAddr, remote: SocketAddr, settings: PathSettings, route: Option<Route>) -> Self {
-        Path { local, remote, settings, route, queue: 0, sent: false }
+        Path { local, remote, settings, route, queue: 0, sent: Posted::default() }
     }
 
     /// The route, looked up again if others may be better now.
@@ -109,10 +110,12 @@ impl Path {
         outgoing.flow_label = self.settings.flow_label;
         outgoing.dont_fragment = true;
         let queue = usize::from(self.queue);
-        self.sent = true;
         let route = self.route()?;
         outgoing.queue = queue % route.interface.queue_count().max(1);
-        send(route, &outgoing, (local.port(), remote.port()), segment, payload, segment_size)
+        let sent = Posted::by(&route.interface, outgoing.queue);
+        let result = send(route, &outgoing, (local.port(), remote.port()), segment, payload, segment_size);
+        self.sent |= sent;
+        result
     }
 }
 

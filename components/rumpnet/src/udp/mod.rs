@@ -32,7 +32,7 @@ use crate::{
         options::InetSwitches,
         unspecified,
     },
-    interface,
+    interface::Posted,
     option::{Value, int, level},
     ports::{self, Binding, Protocol, Request},
     socket::{Address, Ancillary, Credentials, Domain, MessageFlags, Received, Socket, Style},
@@ -276,8 +276,9 @@ impl Socket for UdpSocket {
         ancillary: Ancillary,
         flags: MessageFlags,
     ) -> Result<usize> {
-        let result = self.send_message(source, to, &ancillary, flags);
-        interface::flush();
+        let mut posted = Posted::default();
+        let result = self.send_message(source, to, &ancillary, flags, &mut posted);
+        posted.flush();
         result
     }
 
@@ -322,8 +323,9 @@ impl Socket for UdpSocket {
             UDP_CORK => {
                 self.cork.store(value != 0, Relaxed);
                 if value == 0 {
-                    self.push_corked()?;
-                    interface::flush();
+                    let mut posted = Posted::default();
+                    self.push_corked(&mut posted)?;
+                    posted.flush();
                 }
             }
             UDP_SEGMENT => {

@@ -10,6 +10,7 @@ use super::{HEADER, PROTOCOL, UdpSocket, counters::udp};
 use crate::{
     checksum,
     inet::control::Wishes,
+    interface::Posted,
     ip::protocol,
     packet::{Chain, Checksum, Fragment, Packet},
     route::Route,
@@ -52,6 +53,7 @@ impl UdpSocket {
         to: Option<&Address>,
         ancillary: &Ancillary,
         flags: MessageFlags,
+        posted: &mut Posted,
     ) -> Result<usize> {
         self.core.check_send(flags)?;
         let length = source.remaining();
@@ -77,7 +79,7 @@ impl UdpSocket {
                 waiting.payload.append(payload);
             }
             if !holds && let Some(ready) = corked.take() {
-                self.transmit(ready.destination, &ready.wishes, ready.payload)?;
+                self.transmit(ready.destination, &ready.wishes, ready.payload, posted)?;
             }
             return Ok(length);
         }
@@ -89,7 +91,7 @@ impl UdpSocket {
             Wishes::read(&ancillary.controls)?
         };
         let payload = gather(source)?;
-        self.transmit(destination, &wishes, payload)?;
+        self.transmit(destination, &wishes, payload, posted)?;
         Ok(length)
     }
 
@@ -99,20 +101,26 @@ impl UdpSocket {
     }
 
     /// Sends what the cork held back.
-    pub(super) fn push_corked(&self) -> Result<()> {
+    pub(super) fn push_corked(&self, posted: &mut Posted) -> Result<()> {
         match self.corked.lock().take() {
-            Some(ready) => self.transmit(ready.destination, &ready.wishes, ready.payload),
+            Some(ready) => self.transmit(ready.destination, &ready.wishes, ready.payload, posted),
             None => Ok(()),
         }
     }
 
-    fn transmit(&self, destination: SocketAddr, wishes: &Wishes, payload: Chain) -> Result<()> {
+    fn transmit(
+        &self,
+        destination: SocketAddr,
+        wishes: &Wishes,
+        payload: Chain,
+        posted: &mut Posted,
+    ) -> Result<()> {
         self.ensure_port()?;
         let route = self.core.route_to(destination, wishes)?;
         let own = self.segment_size.load(core::sync::atomic::Ordering::Relaxed);
         let segment = usize::from(wishes.segment_size.unwrap_or(own));
         if segment == 0 || payload.len() <= segment {
-            return self.transmit_one(&route, destination, wishes, payload);
+            return self.transmit_one(&route, destination, wishes, payload, posted);
         }
         if payload.len().div_ceil(segment) > SEGMENTS || segment + HEADER > route.mtu {
             return Err(Errno::EINVAL);
@@ -120,7 +128,7 @@ impl UdpSocket {
         let mut start = 0;
         while start < payload.len() {
             let end = (start + segment).min(payload.len());
-            self.transmit_one(&route, destination, wishes, payload.slice(start..end))?;
+            self.transmit_one(&route, destination, wishes, payload.slice(start..end), posted)?;
             start = end;
         }
         Ok(())
@@ -132,6 +140,7 @@ impl UdpSocket {
         destination: SocketAddr,
         wishes: &Wishes,
         payload: Chain,
+        posted: &mut Posted,
     ) -> Result<()> {
         let most = if destination.is_ipv4() { LARGEST4 } else { LARGEST6 };
         if payload.len() > most {
@@ -147,7 +156,7 @@ impl UdpSocket {
         header[2..4].copy_from_slice(&destination.port().to_be_bytes());
         header[4..6].copy_from_slice(&(length as u16).to_be_bytes());
         header[6..].copy_from_slice(&sum.to_be_bytes());
-        let result = self.core.output(route, destination.ip(), protocol::UDP, wishes, &mut packet);
+        let result = self.core.output(route, destination.ip(), protocol::UDP, wishes, &mut packet, posted);
         match result {
             Ok(()) => udp::OUT_DATAGRAMS.increment(),
             Err(Errno::ENOBUFS) => udp::SNDBUF_ERRORS.increment(),

@@ -29,14 +29,10 @@ fn bound(domain: Domain, text: &str) -> (Arc<UdpSocket>, SocketAddr) {
 fn send(socket: &UdpSocket, data: &[u8], to: Option<SocketAddr>) -> Result<usize> {
     let to = to.map(Address::Internet);
     crate::icmp::refill();
-    let sent =
-        socket.send(&mut Source::kernel(data), to.as_ref(), Ancillary::default(), MessageFlags::default());
-    crate::interface::settle();
-    sent
+    socket.send(&mut Source::kernel(data), to.as_ref(), Ancillary::default(), MessageFlags::default())
 }
 
 fn receive(socket: &UdpSocket, flags: MessageFlags) -> Result<(Vec<u8>, SocketAddr, Received)> {
-    crate::interface::settle();
     let mut buffer = vec![0; 70_000];
     let mut sink = Sink::kernel(&mut buffer);
     let mut received = socket.receive(&mut sink, flags)?;
@@ -66,6 +62,31 @@ fn datagrams_of_all_sizes_arrive() {
         assert_eq!(send(&one, &vec![0; 65_536], Some(other_at)), Err(Errno::EMSGSIZE));
         assert_eq!(receive(&other, NOW).err(), Some(Errno::EAGAIN));
     }
+}
+
+#[test]
+fn what_is_sent_to_this_machine_has_arrived_when_send_returns() {
+    let threads: Vec<_> = (0..4_u32)
+        .map(|number| {
+            thread::spawn(move || {
+                let (own, own_at) = bound(Domain::Inet, "127.0.0.1:0");
+                let to = Address::Internet(own_at);
+                for round in 0..5000_u32 {
+                    let data = [number.to_ne_bytes(), round.to_ne_bytes()].concat();
+                    let mut source = Source::kernel(&data);
+                    let sent =
+                        own.send(&mut source, Some(&to), Ancillary::default(), MessageFlags::default());
+                    assert_eq!(sent, Ok(8));
+                    assert!(own.poll().contains(Events::IN), "round {round}");
+                    let mut buffer = [0; 16];
+                    let received = own.receive(&mut Sink::kernel(&mut buffer), NOW);
+                    assert_eq!(received.map(|received| received.length), Ok(8));
+                    assert_eq!(buffer[..8], data);
+                }
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
 }
 
 #[test]

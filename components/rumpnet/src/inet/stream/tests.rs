@@ -84,6 +84,37 @@ fn a_conversation_and_its_end() {
 }
 
 #[test]
+fn over_the_loopback_nothing_is_on_its_way_when_a_call_returns() {
+    let threads: Vec<_> = (0..4)
+        .map(|number| {
+            thread::spawn(move || {
+                for round in 0..500 {
+                    let (server, local) = listener(Domain::Inet, "127.0.0.1:0");
+                    let client = socket(Domain::Inet);
+                    let no_wait = (number + round) % 2 == 0;
+                    let expected = if no_wait { Err(Errno::EINPROGRESS) } else { Ok(()) };
+                    assert_eq!(connect(&client, local, no_wait), expected);
+                    assert!(client.poll().contains(Events::OUT) && server.poll().contains(Events::IN));
+                    let accepted = server.accept(true).unwrap();
+                    assert_eq!(send(&*client, b"question", WAIT), Ok(8));
+                    assert!(accepted.poll().contains(Events::IN));
+                    assert_eq!(receive(&*accepted, 100, NOW), Ok(b"question".to_vec()));
+                    assert_eq!(send(&*accepted, b"answer", WAIT), Ok(6));
+                    assert_eq!(receive(&*client, 100, NOW), Ok(b"answer".to_vec()));
+                    client.shutdown(false, true).unwrap();
+                    assert!(accepted.poll().contains(Events::IN | Events::RDHUP));
+                    server.close();
+                    let refused = socket(Domain::Inet);
+                    assert_eq!(connect(&refused, local, true), Err(Errno::EINPROGRESS));
+                    assert_eq!(error_of(&*refused), Errno::ECONNREFUSED.code());
+                }
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+#[test]
 fn large_transfers_wait_for_each_other() {
     let (client, server) = pair();
     let data: Vec<u8> = (0..3_000_000u32).map(|index| (index / 7) as u8).collect();

@@ -247,7 +247,6 @@ fn connections_spread_over_listeners_that_share_a_port() {
 fn unread_data_makes_a_close_a_reset() {
     let (listener, client, server) = pair("127.0.0.1:0");
     send(&client, b"nobody reads this").unwrap();
-    crate::interface::settle();
     server.close(false);
     assert_eq!(receive(&client, 10), Err(Errno::ECONNRESET));
     await_events(&client, Events::HUP);
