@@ -1,10 +1,10 @@
 //! Mounts: which file system is where, and places in the tree of them ([`Location`]) with their paths.
 
-use alloc::{string::String, sync::Arc, vec::Vec};
+use alloc::{format, string::String, sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use rumpkern::{Errno, Result};
-use rumpuser::sync::RwLock;
+use rumpuser::{rumpuser_console_write, sync::RwLock};
 
 use crate::{
     dentry::{self, Dentry},
@@ -43,6 +43,14 @@ pub struct Mount {
     source: Vec<u8>,
     options: String,
     children: RwLock<Vec<Arc<Mount>>>,
+}
+
+/// Says on the console that a file system went though not everything could be written. `name`: its device's, or its
+/// own.
+pub fn report_loss(name: &str, error: Errno) {
+    rumpuser_console_write(
+        format!("{name}: unmounted, but not everything could be written: {error:?}\r\n").as_bytes(),
+    );
 }
 
 /// A place in the tree of mounted file systems.
@@ -296,7 +304,8 @@ impl Location {
     }
 
     /// Unmounts what this is the root of. EINVAL if it is the root of no mount, EBUSY if it is used, unless
-    /// `lazy`: then it vanishes from the tree, and ends when its last user does.
+    /// `lazy`: then it vanishes from the tree, and ends when its last user does. As on Linux, that not everything can
+    /// be written, because the disk is gone, is no error here: fsync(2) and sync(2) tell programs, this the console.
     pub fn unmount(self, lazy: bool) -> Result<()> {
         let Location { mount, entry } = self;
         if !Arc::ptr_eq(&entry, &mount.root) {
@@ -326,11 +335,18 @@ impl Location {
             dentry::purge(entry.file_system());
         }
         // With others that still use it (bind mounts, open files after a lazy unmount) it has to go on.
-        if Arc::strong_count(&mount.file_system) == 1 && Arc::strong_count(&mount) == 1 {
+        let written = if Arc::strong_count(&mount.file_system) == 1 && Arc::strong_count(&mount) == 1 {
             mount.file_system.unmount()
         } else {
             mount.file_system.sync()
+        };
+        if let Err(error) = written {
+            match mount.source.is_empty() {
+                true => report_loss(mount.file_system.name(), error),
+                false => report_loss(&String::from_utf8_lossy(&mount.source), error),
+            }
         }
+        Ok(())
     }
 
     /// Whether something is mounted exactly here, or this is a mount's root.

@@ -35,7 +35,7 @@ while :; do
     }
   else
     # The file system still is where its disk was.
-    [ \"$disk\" != there ] || { echo lost > /mnt/other; sync; umount /mnt; }
+    [ \"$disk\" != there ] || { echo lost > /mnt/other; sync; umount /mnt || exit; }
     show disk gone
   fi
   usleep 300000

@@ -31,7 +31,10 @@ use rumpuser::{
     rumpuser_clock_realtime, rumpuser_console_write, rumpuser_getrandom, rumpuser_memory_statistics,
     sync::{Mutex, SpinLock},
 };
-use rumpvfs::vnode::{FileSystem, Handle, Vnode, anonymous_device};
+use rumpvfs::{
+    mount::report_loss,
+    vnode::{FileSystem, Handle, Vnode, anonymous_device},
+};
 
 use cache::Cached;
 use disk::{Disk, errno};
@@ -276,9 +279,10 @@ impl FileSystem for Ext4Fs {
 impl Drop for Ext4Fs {
     /// After a lazy unmount, when the last open file is closed.
     fn drop(&mut self) {
-        if !self.shared.stop.load(Ordering::Acquire) {
-            // Nobody is left to hear of a failure.
-            let _ = FileSystem::unmount(self);
+        if !self.shared.stop.load(Ordering::Acquire)
+            && let Err(error) = FileSystem::unmount(self)
+        {
+            report_loss(self.name(), error);
         }
     }
 }

@@ -14,6 +14,7 @@ use rumpvfs::{
     file::{File, OpenFlags},
     mount::{Location, Mount, MountOptions},
     namei::Lookup,
+    tmpfs::{Limits, TmpFs},
     vnode::{AttributeChanges, Creation, FileSystem, Handle, Kind},
 };
 
@@ -235,6 +236,35 @@ fn a_failing_disk_is_told_by_fsync() {
     while Arc::strong_count(&disk) > 1 {
         assert!(began.elapsed().as_secs() < 60, "somebody keeps the disk");
         std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_failing_disk_can_be_unmounted() {
+    let memory = TmpFs::new(Limits::default(), 0o755).expect("a tmpfs");
+    let tree = Mount::root(memory, MountOptions::default());
+    let credentials = Credentials::root();
+    let lookup = Lookup::new(&tree, &tree, &credentials);
+    let directory =
+        Creation { kind: Kind::Directory, permissions: 0o755, uid: 0, gid: 0, target: b"", rdev: 0 };
+    lookup.create(b"/m", &directory).expect("mkdir");
+    let point = || lookup.resolve(b"/m", true).expect("resolve");
+    // Before or after the program was told by fsync, at once or when the last user is gone.
+    for (told, lazy) in [(false, false), (true, false), (false, true)] {
+        let disk = ram_disk(16 << 20);
+        drop(point().mount(mounted(&disk), MountOptions::default()).expect("mounted"));
+        let file = open(&tree, "/m/file", CREATE).expect("open");
+        assert_eq!(put(&*file, 0, b"lost"), Ok(4));
+        disk.fail();
+        assert!(!told || file.sync(false).is_err());
+        let user = lookup.resolve(b"/m/file", true).expect("resolve");
+        assert_eq!(point().unmount(false), Err(Errno::EBUSY));
+        if !lazy {
+            drop(user);
+        }
+        assert_eq!(point().unmount(lazy), Ok(()));
+        assert_eq!(open(&tree, "/m/file", OpenFlags::empty()).err(), Some(Errno::ENOENT));
+        assert_eq!(point().unmount(false), Err(Errno::EINVAL));
     }
 }
 

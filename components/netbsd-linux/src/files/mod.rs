@@ -20,7 +20,10 @@ use hashbrown::HashMap;
 use rumpdev::block::BlockDevice;
 use rumpkern::{Errno, Result, reclaim::Reclaim, wait::WaitQueue};
 use rumpuser::sync::{Mutex, RwLock};
-use rumpvfs::vnode::{FileSystem, Kind, Statistics, Vnode};
+use rumpvfs::{
+    mount::report_loss,
+    vnode::{FileSystem, Kind, Statistics, Vnode},
+};
 
 pub use mount::MAKERS;
 use node::Node;
@@ -237,7 +240,8 @@ impl FileSystem for Mounted {
 impl Drop for Mounted {
     /// After a lazy unmount, when the last open file is closed.
     fn drop(&mut self) {
-        // Nobody is left to hear of a failure.
-        let _ = FileSystem::unmount(self);
+        if let Err(error) = FileSystem::unmount(self) {
+            report_loss(self.name(), error);
+        }
     }
 }
