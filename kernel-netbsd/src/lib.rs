@@ -12,8 +12,6 @@ mod entry;
 mod linux_programs;
 #[path = "../../kernel/src/string.rs"]
 mod string;
-#[cfg(not(feature = "linux"))]
-mod xen_disks;
 
 #[cfg(not(feature = "linux"))]
 use bmk::platform::BootInformation;
@@ -51,6 +49,6 @@ fn main(payload: &'static [u8], information: BootInformation) {
     platform_hw::set_drivers(DRIVERS);
     platform_xen::set_drivers(DRIVERS);
     bmk::platform::platform().start_devices();
-    xen_disks::register();
+    netbsd::mounts::attached::expect();
     netbsd::start(payload, &information.command_line)
 }

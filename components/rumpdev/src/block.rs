@@ -97,6 +97,7 @@ pub fn register(device: Arc<dyn BlockDevice>) -> String {
     let name = name(index);
     CHANGED.wake_all();
     nodes::announce(name.as_bytes(), index);
+    tell();
     name
 }
 
@@ -113,6 +114,21 @@ pub fn unregister(device: &dyn BlockDevice) {
     drop(devices);
     nodes::retract(name(index).as_bytes(), index);
     drop(taken);
+    tell();
+}
+
+static WATCHER: SpinLock<Option<fn()>> = SpinLock::new(None);
+
+/// Has a function called after each change of what disks there are. Thread context.
+pub fn watch(changed: fn()) {
+    *WATCHER.lock() = Some(changed);
+}
+
+fn tell() {
+    let changed = *WATCHER.lock();
+    if let Some(changed) = changed {
+        changed();
+    }
 }
 
 fn registered() -> Vec<Registered> {

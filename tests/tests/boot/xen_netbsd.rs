@@ -191,3 +191,31 @@ fn a_domain_of_the_tree_changes_while_it_runs() {
         assert_eq!(report.section(title).trim(), "this is /page", "{title}: {}", report.serial());
     }
 }
+
+/// The first disk is there at the start. Each has the program's bytes afterwards, in dom0's file.
+const ATTACH: &str = r#"
+for name in a b c; do dd if=/dev/zero of=/guest/disk$name bs=1 count=1 seek=8388607 2>/dev/null; done
+attach() {
+  xl block-attach disks "format=raw,vdev=xvd$1,access=w,script=block-test,target=/guest/disk$1" || fail attach
+}
+lose() { until_console disks "wrote /dev/vd$1"; xl block-detach disks xvd$1; until_console disks "lost /dev/vd$1"; }
+create disks
+lose a
+until_console disks "waits for /dev/vdb"; attach b; lose b
+attach c; lose c
+finish disks
+for name in a b c; do section $name sh -c "dd if=/guest/disk$name bs=8192 skip=63 count=1 2>/dev/null | tr -d l | wc -c"; done
+"#;
+
+#[test]
+fn disks_come_while_a_domain_of_the_tree_runs() {
+    needs!("gcc", "ld", "objcopy");
+    let words = ["--", "/dev/vda", "/dev/vdb", "/dev/vdc"];
+    let Some(image) = image("xen-netbsd-attached", "attached.c", &words) else { return };
+    let Some(host) = Host::new() else { return };
+    let report = host.domain(Domain::new("disks", &image).cpus(2).disk("/guest/diska")).run(ATTACH);
+    let console = report.exited("disks", 4);
+    for name in ["a", "b", "c"] {
+        assert_eq!(report.section(name).trim(), "0", "{name}: {console}");
+    }
+}

@@ -2,6 +2,7 @@
 //! the hypercalls for block devices, on files of what is mounted, what needs no device, and what NFS servers have.
 
 mod arguments;
+pub mod attached;
 mod file_disk;
 mod probe;
 mod remote;

@@ -180,7 +180,7 @@ fn gateway_of_all(gateway: IpAddr) -> IpAddr {
     }
 }
 
-fn say(name: &str, what: &str) {
+pub(crate) fn say(name: &str, what: &str) {
     host::console(format!("{name}: {what}\n").as_bytes());
 }
 

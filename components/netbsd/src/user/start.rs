@@ -171,6 +171,7 @@ pub fn start(payload: &'static [u8], command_line: &str) -> ! {
     super::root::fill(&root);
     host::apply_parameters();
     or_shut_down(crate::mounts::mount_local(&configuration.mounts));
+    crate::mounts::attached::follow();
     start_userspace(&configuration);
     crate::network::configure(&configuration, None);
     or_shut_down(crate::mounts::mount_remote(&configuration.mounts));
