@@ -41,9 +41,12 @@ const RATE: Aim = Aim::AtLeast(1.5);
 
 /// Functions of dom0's script.
 const FUNCTIONS: &str = r#"
-# used NAME: seconds of CPU time that a domain has had.
-used() { xl list $1 | tail -n 1 | awk '{ print $NF }'; }
 now() { cut -d ' ' -f 1 /proc/uptime; }
+# used NAME: seconds of CPU time that a domain has had, and dom0, and those since the start.
+used() {
+  xl list | awk -v name=$1 '$1 == name { its = $NF } $1 == "Domain-0" { dom0 = $NF } END { printf "%s %s ", its, dom0 }'
+  now
+}
 # start NAME: the time from a domain's creation to its greeting.
 start() {
   begin=$(now)
@@ -121,6 +124,12 @@ pub fn run(filter: Option<&str>) -> Result<()> {
             let [ours, linux] = SIDES.map(|(_, side)| by_time(&boot, side, index, REQUESTS[index]));
             let name = format!("redis, {title}, by CPU time");
             note(Figure::compared(&name, "/s", ours?, linux?, RATE));
+            let [ours, linux] = SIDES.map(|(_, side)| busy(&boot, side, index));
+            println!(
+                "  dom0's CPU was busy for {:.0} % of the time, with Linux for {:.0} %",
+                ours? * 100.0,
+                linux? * 100.0
+            );
         }
     }
     if wanted("iperf3") {
@@ -171,14 +180,24 @@ fn started(boot: &Report, side: &str) -> Result<f64> {
     times.collect::<Result<_>>().map(median)
 }
 
-/// The median of what a domain did in a second of its CPU time, as it did so much in each round.
-fn by_time(boot: &Report, side: &str, index: usize, work: f64) -> Result<f64> {
-    let used = numbers(boot, &format!("@@ used {side}"))?;
-    let rates = used.iter().map(|line| match (line.get(index), line.get(index + 1)) {
-        (Some(begin), Some(end)) => Ok(work / (end - begin)),
+/// The median of what `value` makes of the times (see `used` in [`FUNCTIONS`]) before and after a measurement of a round.
+fn times(boot: &Report, side: &str, index: usize, value: impl Fn([f64; 3], [f64; 3]) -> f64) -> Result<f64> {
+    let rounds = numbers(boot, &format!("@@ used {side}"))?;
+    let values = rounds.iter().map(|line| match line.as_chunks().0 {
+        marks if marks.len() == 3 && index < 2 => Ok(value(marks[index], marks[index + 1])),
         _ => bail!("dom0 did not say how much time a domain used"),
     });
-    rates.collect::<Result<_>>().map(median)
+    values.collect::<Result<_>>().map(median)
+}
+
+/// The median of what a domain did in a second of its CPU time, as it did so much in each round.
+fn by_time(boot: &Report, side: &str, index: usize, work: f64) -> Result<f64> {
+    times(boot, side, index, |before, after| work / (after[0] - before[0]))
+}
+
+/// The median of the part of the time in which dom0 used its CPU.
+fn busy(boot: &Report, side: &str, index: usize) -> Result<f64> {
+    times(boot, side, index, |before, after| (after[1] - before[1]) / (after[2] - before[2]))
 }
 
 struct Bench {
