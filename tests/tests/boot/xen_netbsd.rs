@@ -219,3 +219,49 @@ fn disks_come_while_a_domain_of_the_tree_runs() {
         assert_eq!(report.section(name).trim(), "0", "{name}: {console}");
     }
 }
+
+/// A file system of the tree whose disk goes is unmounted, and another disk's takes its place.
+const PROGRAM: &str = "\
+use() {
+  until [ -b /dev/$1 ]; do sleep 0.1; done
+  mount -t $2 /dev/$1 /data && echo $1 > /data/name && sync && echo mounted $1
+  while dd if=/dev/zero of=/data/file bs=4k count=1 conv=fsync 2>/dev/null; do sleep 0.1; done
+  umount /data && echo unmounted $1
+}
+mkdir -p /data
+use vda ext2; use vdb ufs
+exit 3
+";
+
+const LOSE: &str = r#"
+lose() { until_console disks "mounted $1"; xl block-detach disks $2; until_console disks "unmounted $1"; }
+create disks
+lose vda xvda
+xl block-attach disks format=raw,vdev=xvdb,access=w,script=block-test,target=/guest/second || fail attach
+lose vdb xvdb
+finish disks
+"#;
+
+#[test]
+fn a_file_system_of_the_tree_outlives_its_disk() {
+    needs!("gcc", "ld", "objcopy", "mke2fs", "makefs", "busybox");
+    let Some(set) = installed() else { return };
+    let Some(host) = Host::new() else { return };
+    let folder = scratch().join(format!("xen-netbsd-lost-{}", std::process::id()));
+    let disks = ["first", "second"].map(|name| folder.join(name));
+    let empty = folder.join("empty");
+    fs::create_dir_all(&empty).expect("a folder");
+    fs::write(&disks[0], vec![0; 4 << 20]).expect("a disk");
+    succeed(Command::new("mke2fs").args(["-q", "-t", "ext2", "-O", "none", "-I", "128"]).arg(&disks[0]));
+    succeed(
+        Command::new("makefs").args(["-t", "ffs", "-s", "4m", "-o", "version=1"]).args([&disks[1], &empty]),
+    );
+    let mut words = arguments(&set, &[Path::new("/bin/busybox")]);
+    words.extend(["--", "sh", "-c", PROGRAM].map(Into::into));
+    let image = bake("xen-netbsd-lost", words);
+    let host = disks.iter().fold(host, |host, disk| host.file(disk));
+    let report = host.domain(Domain::new("disks", &image).cpus(2).memory(96).disk("/guest/first")).run(LOSE);
+    let console = report.exited("disks", 3);
+    assert!(console.contains("unmounted vdb\n"), "{console}");
+    let _ = fs::remove_dir_all(&folder);
+}

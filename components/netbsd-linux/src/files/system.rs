@@ -240,11 +240,11 @@ pub fn remove(at: i32, name: &Name, directory: bool) -> Result<()> {
     call(number::UNLINKAT, &mut [int(at), name.address(), int(flags)]).map(|_| ())
 }
 
-/// Unmounts, even if files are open.
+/// Unmounts, even if files are open or the disk is gone; then with the error that the disk gave.
 pub fn unmount(path: &Name) -> Result<()> {
-    match call(number::UNMOUNT, &mut [path.address(), 0]) {
-        Err(Errno::EBUSY) => call(number::UNMOUNT, &mut [path.address(), int(FORCE)]),
-        result => result,
-    }
-    .map(|_| ())
+    let unmount = |flags| call(number::UNMOUNT, &mut [path.address(), flags]).map(|_| ());
+    unmount(0).or_else(|error| {
+        let forced = unmount(int(FORCE));
+        if error == Errno::EBUSY { forced } else { Err(error) }
+    })
 }
