@@ -1,10 +1,14 @@
 //! A thread that waits for what others tell it, interrupt handlers too.
 
+use alloc::{boxed::Box, format};
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use rumpuser::{
-    Thread, rumpuser_clock_monotonic, rumpuser_park, rumpuser_thread_current, sync::InterruptLock,
+    CpuSet, NEVER, Thread, rumpuser_clock_monotonic, rumpuser_park, rumpuser_thread_current,
+    sync::InterruptLock,
 };
+
+use crate::{host, kernel, thread};
 
 /// What one thread waits for.
 pub struct Event {
@@ -24,6 +28,22 @@ impl Event {
         let thread = self.thread.lock().clone();
         if let Some(thread) = thread {
             thread.unpark();
+        }
+    }
+
+    /// Has a thread of its own, which has a process of the kernel's, call `look` now and whenever it is told something. `what`: what
+    /// it looks at.
+    pub fn follow(&'static self, what: &str, look: fn()) {
+        let main = move || {
+            kernel::become_process();
+            self.enter();
+            loop {
+                look();
+                self.wait(NEVER);
+            }
+        };
+        if thread::spawn(what.into(), CpuSet::MAX, Box::new(main)).is_err() {
+            host::console(format!("too little memory for {what} that come and go\n").as_bytes());
         }
     }
 

@@ -1,14 +1,13 @@
 //! Disks of the platform's own drivers: block devices of the hypercalls, by the names that the registry gives them. Those that
 //! come while the image runs are known to its programs then. One that has gone keeps its name, as the kernel keeps its device.
 
-use alloc::{boxed::Box, format, string::String, sync::Arc};
+use alloc::{format, string::String, sync::Arc};
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use rumpdev::block;
-use rumpuser::{CpuSet, NEVER};
 
 use super::register;
-use crate::{disk::Disk, event::Event, files, host, kernel, network::say, thread};
+use crate::{disk::Disk, event::Event, files, network::say};
 
 /// Disks have come or gone.
 static CHANGED: Event = Event::new();
@@ -40,17 +39,7 @@ pub fn follow() {
         return;
     }
     look();
-    let main = || {
-        kernel::become_process();
-        CHANGED.enter();
-        loop {
-            look();
-            CHANGED.wait(NEVER);
-        }
-    };
-    if thread::spawn(String::from("disks"), CpuSet::MAX, Box::new(main)).is_err() {
-        host::console(b"too little memory for disks that come\n");
-    }
+    CHANGED.follow("disks", look);
 }
 
 fn look() {

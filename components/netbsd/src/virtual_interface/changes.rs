@@ -1,14 +1,14 @@
 //! Interfaces while the image runs: the thread that makes and configures those of devices that come, turns those off whose
 //! devices are gone, and tells the neighbours when a device has moved.
 
-use alloc::{boxed::Box, string::String, sync::Arc, vec::Vec};
+use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::Ordering;
 
 use rumpnet::device::TransmitError;
-use rumpuser::{CpuSet, NEVER, rumpuser_clock_monotonic, rumpuser_park};
+use rumpuser::{rumpuser_clock_monotonic, rumpuser_park};
 
 use super::{LOOK, PATIENCE, PORTS, Port, make, name, packet_of};
-use crate::{event::Event, host, kernel, network, thread};
+use crate::{event::Event, network};
 
 /// Something has changed.
 static CHANGED: Event = Event::new();
@@ -20,17 +20,7 @@ pub fn happened() {
 
 /// Follows changes from now on. The interfaces of [`super::create`] have been configured.
 pub fn watch() {
-    let main = || {
-        kernel::become_process();
-        CHANGED.enter();
-        loop {
-            look();
-            CHANGED.wait(NEVER);
-        }
-    };
-    if thread::spawn(String::from("interfaces"), CpuSet::MAX, Box::new(main)).is_err() {
-        host::console(b"too little memory for interfaces that come and go\n");
-    }
+    CHANGED.follow("interfaces", look);
 }
 
 fn look() {
