@@ -100,7 +100,7 @@ pub fn run(filter: Option<&str>) -> Result<()> {
         println!("{figure}");
         figures.push(figure);
     };
-    // Each has a boot of its own: emulated, Xen may not come to its end.
+    // Each has a boot of its own, with what it needs in memory.
     if wanted("start to first output") {
         let mut bench = Bench::new()?;
         bench.start()?;
