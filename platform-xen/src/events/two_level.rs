@@ -43,7 +43,8 @@ impl TwoLevel {
         let Some(shared) = memory::shared() else { return };
         let Some(mask) = shared.information.mask.get(port as usize / 64) else { return };
         // What comes while the two sides have different CPUs waits, and its new CPU is told as it is unmasked.
-        let masked = mask.fetch_or(1 << (port % 64), Ordering::SeqCst) & 1 << (port % 64) != 0;
+        let bit = 1 << (port % 64);
+        let masked = mask.fetch_or(bit, Ordering::SeqCst) & bit != 0;
         if operations::perform(BindCpu { port, cpu }).is_ok() {
             self.bound(port, cpu);
         }

@@ -35,7 +35,7 @@ impl Prepared {
         let mut words: Vec<String> = Vec::new();
         let mut add = |list: &[&str]| words.extend(list.iter().map(|word| (*word).to_string()));
         // SMAP kills a PV dom0 there, exits of RDTSCP are misreported, and XSAVE state is lost. What a CPU with ERMS or FSRM
-        // clears in lines, QEMU does byte by byte: it would be most of dom0's work.
+        // copies and clears in lines, QEMU does byte by byte: it would be most of dom0's work.
         add(&[
             "-machine",
             "q35",

@@ -82,10 +82,14 @@ pub fn plan(
     });
     let listener = listener.map_err(host_error("cannot make a socket"))?;
 
-    let cpus = options.cpus.max(2);
     let memory = u64::from(dom0_memory) + XEN_MEMORY + options.memory.div_ceil(1 << 20);
     let mut words = vec![QEMU.to_owned(), "-no-user-config".into()];
-    words.extend(prepared.words(&initramfs, cpus, u32::try_from(memory).unwrap_or(u32::MAX), dom0_memory));
+    words.extend(prepared.words(
+        &initramfs,
+        options.cpus,
+        u32::try_from(memory).unwrap_or(u32::MAX),
+        dom0_memory,
+    ));
     let mut add = |list: &[&str]| words.extend(list.iter().map(|word| (*word).to_string()));
     add(&["-monitor", "none", "-serial", &format!("file:{}", at("serial").display())]);
     add(&["-device", "virtio-serial-pci"]);
